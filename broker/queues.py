@@ -1,0 +1,198 @@
+"""Data structures of the router: each operation costs the same however much they hold.
+
+`FairQueue` orders waiting calls, `CreditPool` orders workers by free credit, `ExpiryWheel` finds
+calls whose time is up.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from broker.state import Call, Client, Seat
+from mesh.protocol.messages import PRIORITIES
+
+
+class FairQueue:
+    """Calls by priority; within a priority round robin among clients; within a client in order."""
+
+    __slots__ = ("_classes", "length")
+
+    def __init__(self) -> None:
+        self._classes: list[OrderedDict[Client, OrderedDict[Call, None]]] = [
+            OrderedDict() for _ in range(PRIORITIES)
+        ]
+        self.length = 0
+
+    def push(self, call: Call) -> None:
+        clients = self._classes[call.priority]
+        mine = clients.get(call.client)
+        if mine is None:
+            mine = clients[call.client] = OrderedDict()
+        mine[call] = None
+        self.length += 1
+
+    def push_front(self, call: Call) -> None:
+        """Put back a call that had its turn: first of its client, and its client first."""
+        self.push(call)
+        clients = self._classes[call.priority]
+        clients[call.client].move_to_end(call, last=False)
+        clients.move_to_end(call.client, last=False)
+
+    def pop(self) -> Call:
+        """The next call. The queue must not be empty."""
+        for clients in self._classes:
+            if clients:
+                client, mine = next(iter(clients.items()))
+                call, _ = mine.popitem(last=False)
+                if mine:
+                    clients.move_to_end(client)
+                else:
+                    del clients[client]
+                self.length -= 1
+                return call
+        raise IndexError("pop from an empty queue")
+
+    def remove(self, call: Call) -> None:
+        clients = self._classes[call.priority]
+        mine = clients[call.client]
+        del mine[call]
+        if not mine:
+            del clients[call.client]
+        self.length -= 1
+
+    def __iter__(self) -> Iterator[Call]:
+        for clients in self._classes:
+            for mine in clients.values():
+                yield from mine
+
+    def oldest_at(self) -> float | None:
+        """When the call that has waited longest was queued: the first of some client."""
+        firsts = (next(iter(mine)) for clients in self._classes for mine in clients.values())
+        return min((call.queued_at for call in firsts), default=None)
+
+
+class CreditPool:
+    """Seats with free credit; `take` gives the one with the most, the longest waiting among equals.
+
+    Seats stand in one bucket per amount of free credit. Taking a request lowers a seat by one
+    bucket, so the highest occupied bucket moves by at most one per operation.
+    """
+
+    __slots__ = ("_buckets", "_top", "size")
+
+    def __init__(self) -> None:
+        self._buckets: list[OrderedDict[Seat, None]] = [OrderedDict()]
+        self._top = 0
+        self.size = 0
+
+    def put(self, seat: Seat) -> None:
+        """Hold `seat` at its present free credit; one without credit is left out."""
+        free = seat.window - seat.in_flight
+        if seat.bucket >= 0:
+            if seat.bucket == free:
+                return
+            del self._buckets[seat.bucket][seat]
+            self.size -= 1
+        if free <= 0:
+            seat.bucket = -1
+            self._settle()
+            return
+        buckets = self._buckets
+        while free >= len(buckets):
+            buckets.append(OrderedDict())
+        buckets[free][seat] = None
+        seat.bucket = free
+        self.size += 1
+        if free > self._top:
+            self._top = free
+        else:
+            self._settle()
+
+    def discard(self, seat: Seat) -> None:
+        if seat.bucket >= 0:
+            del self._buckets[seat.bucket][seat]
+            seat.bucket = -1
+            self.size -= 1
+            self._settle()
+
+    def take(self) -> Seat | None:
+        """The seat with the most free credit, counted one request fuller; None if there is none."""
+        if not self.size:
+            return None
+        top = self._top
+        seat, _ = self._buckets[top].popitem(last=False)
+        seat.in_flight += 1
+        below = top - 1
+        if below:
+            self._buckets[below][seat] = None
+            seat.bucket = below
+        else:
+            seat.bucket = -1
+            self.size -= 1
+        if not self._buckets[top]:
+            self._top = below
+            if below and not self._buckets[below]:
+                self._settle()
+        return seat
+
+    def _settle(self) -> None:
+        """Lower the top to an occupied bucket. Amortized: only `put` raises it."""
+        top = self._top
+        buckets = self._buckets
+        while top and not buckets[top]:
+            top -= 1
+        self._top = top
+
+    def __iter__(self) -> Iterator[Seat]:
+        for bucket in self._buckets:
+            yield from bucket
+
+
+class ExpiryWheel:
+    """Calls by the time at which to look at them again, in slots of `1 / RESOLUTION` seconds.
+
+    Adding and removing cost the same at any size, and a removed call leaves nothing behind. A call
+    is due at most one slot late and never early.
+    """
+
+    __slots__ = ("_order", "_slots")
+    RESOLUTION = 100
+
+    def __init__(self) -> None:
+        self._slots: dict[int, set[Call]] = {}
+        self._order: list[int] = []
+
+    def add(self, call: Call, due_at: float) -> None:
+        number = int(due_at * 100) + 1
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = set()
+            heapq.heappush(self._order, number)
+        slot.add(call)
+        call.wheel_slot = number
+
+    def discard(self, call: Call) -> None:
+        number = call.wheel_slot
+        if number >= 0:
+            self._slots[number].discard(call)
+            call.wheel_slot = -1
+
+    def due(self, now: float) -> list[Call]:
+        """Take out the calls whose time has come."""
+        found: list[Call] = []
+        limit = now * self.RESOLUTION
+        while self._order and self._order[0] <= limit:
+            number = heapq.heappop(self._order)
+            for call in self._slots.pop(number):
+                call.wheel_slot = -1
+                found.append(call)
+        return found
+
+    def next_at(self) -> float:
+        """When `due` should be called next; infinity if nothing is held. May be early."""
+        return self._order[0] / self.RESOLUTION if self._order else float("inf")
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slots.values()))

@@ -1,0 +1,329 @@
+"""The shell around the router: sockets in, sockets out, and the clock. It decides nothing.
+
+One thread. Each turn of the loop drains what has arrived, hands it to the router, lets time pass,
+and sends what the router gives out. Between turns it first keeps trying for a moment, while traffic
+flows, and then blocks: a wake-up costs more than the work of one message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from broker.router import Router
+from mesh import transport
+from mesh.errors import ConfigError, ProtocolError
+from mesh.protocol import mdp, native
+from mesh.protocol.messages import (
+    CAPACITY,
+    FINAL,
+    HELLO,
+    PARTIAL,
+    READY,
+    REQUEST,
+    Body,
+    Message,
+)
+from mesh.transport.pump import Wake
+
+RECEIVE_BUDGET = 256
+SPIN = 0.0001
+LINGER = 1.0
+MAX_FORMS = 20_000
+
+BOTH, CLIENTS, WORKERS = "both", "clients", "workers"
+_NOT_FOR = {
+    BOTH: frozenset[int](),
+    CLIENTS: frozenset({READY, CAPACITY, FINAL, PARTIAL}),
+    WORKERS: frozenset({HELLO, REQUEST}),
+}
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """Where to listen, and for whom: `role` is both, clients or workers."""
+
+    address: str
+    role: str = BOTH
+
+
+class _Port:
+    """One bound ROUTER. Routing ids are unique per socket only: `prefix` makes them unique here."""
+
+    __slots__ = ("bound", "guard", "outgoing", "prefix", "pump", "refused", "watch")
+
+    def __init__(self, bound: transport.Bound, prefix: bytes, role: str) -> None:
+        self.bound = bound
+        self.prefix = prefix
+        self.pump = bound.pump
+        self.watch = bound.watch
+        self.guard = transport.ByteGuard(bound.watch, bound.pump)
+        self.refused = _NOT_FOR[role]
+        self.outgoing: list[Sequence[Body]] = []
+
+
+class Server:
+    """A broker that listens at `endpoints` until it is told to leave.
+
+    Args:
+        spin: seconds to keep trying before blocking, while traffic flows; 0 always blocks.
+        insecure: allow endpoints that other machines can reach.
+
+    Raises:
+        ConfigError: an endpoint is wrong, in use, or open to the network without `insecure`.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        endpoints: Sequence[Endpoint],
+        *,
+        insecure: bool = False,
+        spin: float = SPIN,
+        drain_timeout: float = 30.0,
+    ) -> None:
+        if not 0 < len(endpoints) < 256:
+            raise ConfigError("a broker needs 1 to 255 endpoints to listen at")
+        for endpoint in endpoints:
+            address = transport.parse_endpoint(endpoint.address, bind=True)
+            if not insecure and not transport.is_local(address):
+                raise ConfigError(
+                    f"{address} can be reached from other machines, and nothing here checks who "
+                    "connects: bind to 127.0.0.1 or ipc://, or allow it with --insecure"
+                )
+        self.router = router
+        self._spin = spin
+        self._drain_timeout = drain_timeout
+        self._stop_signals = 0
+        self._forms: dict[bytes, mdp.Form] = {}
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._ports: list[_Port] = []
+        try:
+            for index, endpoint in reversed(list(enumerate(endpoints))):
+                self._ports.insert(0, self._open(index, endpoint))
+        except BaseException:
+            self._close(0.0)
+            raise
+        router.endpoints = self.endpoints
+
+    def _open(self, index: int, endpoint: Endpoint) -> _Port:
+        """Bound from the last endpoint to the first, whose pump waits for them all."""
+        wake: list[Wake] = [self._wake_read]
+        for port in self._ports:
+            wake += [port.bound.socket, port.watch.socket]
+        bound = transport.router_socket(endpoint.address, wake=wake)
+        return _Port(bound, bytes([index]), endpoint.role)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The real addresses, ports filled in."""
+        return [address for port in self._ports for address in port.bound.endpoints]
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self) -> None:
+        """Serve until `stop`, or SIGTERM or SIGINT in the main thread; then drain and leave."""
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        with self._signals():
+            try:
+                self._serve()
+                self._drain()
+            finally:
+                self.router.farewell()
+                self._flush(monotonic())
+                self._close(LINGER)
+
+    def stop(self) -> None:
+        """Begin to drain; a second time: leave at once. Safe from signal handlers and threads."""
+        self._stop_signals += 1
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"\0")
+
+    def _serve(self) -> None:
+        while not self._stop_signals:
+            self._turn()
+
+    def _drain(self) -> None:
+        now = monotonic()
+        self.router.drain(now)
+        give_up_at = now + self._drain_timeout
+        while self._stop_signals < 2 and not self.router.drained(now) and now < give_up_at:
+            self._turn(limit=0.05)
+            now = monotonic()
+
+    def _turn(self, limit: float = 3600.0) -> None:
+        router = self.router
+        busy = False
+        ports = self._ports
+        now = monotonic()
+        for port in ports:
+            watch = port.watch
+            pump = port.pump
+            watch.drain()
+            messages = pump.receive(RECEIVE_BUDGET)
+            if messages:
+                busy = True
+                self._receive(port, messages, now)
+            port.guard.after(messages, now)
+            if pump.drained:
+                for peer in watch.departed(pump):
+                    self._forms.pop(port.prefix + peer, None)
+                    router.lost(port.prefix + peer, now)
+        if router.next_deadline() <= now:
+            router.tick(now)
+        self._flush(now)
+        if not busy:
+            self._wait(limit)
+        elif self._spin and len(ports) == 1:
+            messages = ports[0].pump.spin(RECEIVE_BUDGET, self._spin)
+            if messages:
+                now = monotonic()
+                self._receive(ports[0], messages, now)
+                ports[0].guard.after(messages, now)
+                self._flush(now)
+
+    def _wait(self, limit: float) -> None:
+        now = monotonic()
+        until = min(self.router.next_deadline(), now + limit)
+        for port in self._ports:
+            until = min(until, port.guard.next_at)
+            if port.watch.pending:
+                return
+        if until > now:
+            self._ports[0].pump.wait(until - now)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+
+    # ---------------------------------------------------------------- in
+
+    def _receive(self, port: _Port, messages: list[list[Body]], now: float) -> None:
+        receive = self.router.receive
+        decode = native.decode
+        forms = self._forms
+        prefix = port.prefix
+        refused = port.refused
+        for frames in messages:
+            peer = prefix + bytes(frames[0])
+            try:
+                if forms and peer in forms:
+                    message = self._decode_mdp(forms[peer], frames)
+                else:
+                    message = decode(frames, 1)
+            except ProtocolError:
+                first = self._first_of_mdp(peer, frames)
+                if first is None:
+                    continue
+                message = first
+            if refused and message.command in refused:
+                self.router.count("dropped:wrong_endpoint")
+                continue
+            receive(peer, message, now)
+
+    def _first_of_mdp(self, peer: bytes, frames: list[Body]) -> Message | None:
+        """What a peer not yet known to speak MDP sent that is not native; None if invalid."""
+        form = mdp.form_of(frames, 1)
+        router = self.router
+        if form is None or peer in self._forms or peer in router.workers or peer in router.clients:
+            router.count("dropped:invalid")
+            return None
+        try:
+            message = self._decode_mdp(form, frames)
+        except ProtocolError:
+            router.count("dropped:invalid")
+            return None
+        if len(self._forms) >= MAX_FORMS:
+            self._forms = {
+                known: form
+                for known, form in self._forms.items()
+                if known in router.workers or known in router.clients
+            }
+        self._forms[peer] = form
+        return message
+
+    @staticmethod
+    def _decode_mdp(form: mdp.Form, frames: list[Body]) -> Message:
+        message = form.decode(frames, 1)
+        if message.command == REQUEST:
+            message.code = form.dialect  # how the router learns what its client understands
+        return message
+
+    # ---------------------------------------------------------------- out
+
+    def _flush(self, now: float) -> None:
+        router = self.router
+        out = router.take()
+        while out:
+            failures = self._send(out)
+            for peer, message in failures:
+                router.undelivered(peer, message, now)
+            out = router.take()
+
+    def _send(self, out: list[tuple[bytes, Message]]) -> list[tuple[bytes, Message]]:
+        """Send what the router gave out; returns what could not be sent."""
+        encode = native.encode
+        forms = self._forms
+        ports = self._ports
+        sent: list[list[tuple[bytes, Message]]] = [[] for _ in ports]
+        failures: list[tuple[bytes, Message]] = []
+        for item in out:
+            peer, message = item
+            frames: list[Body] | None
+            if forms and peer in forms:
+                frames = forms[peer].encode(message)
+                if frames is None:
+                    self.router.inexpressible(peer, message)
+                    continue
+            else:
+                frames = encode(message)
+            index = peer[0]
+            ports[index].outgoing.append([peer[1:], *frames])
+            sent[index].append(item)
+        for port, items in zip(ports, sent, strict=True):
+            if items:
+                outgoing = port.outgoing
+                port.outgoing = []
+                for index, _ in port.pump.send(outgoing):
+                    failures.append(items[index])
+        return failures
+
+    # ---------------------------------------------------------------- the end
+
+    def _close(self, linger: float) -> None:
+        for port in self._ports:
+            port.watch.close()
+            port.bound.socket.close(int(linger * 1000))
+        if linger and self._ports:
+            transport.context().term()
+        self._ports = []
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def told_to_stop(*_: object) -> None:
+            self.stop()
+
+        previous = {number: signal.signal(number, told_to_stop) for number in _STOPPERS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+_STOPPERS = (signal.SIGTERM, signal.SIGINT)
+
+
+def announce(endpoints: Sequence[str]) -> None:
+    """Say on standard output where the broker listens: one line each, for people and scripts."""
+    for endpoint in endpoints:
+        print(f"listening {endpoint}", flush=True)
+    sys.stdout.flush()

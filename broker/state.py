@@ -1,0 +1,254 @@
+"""The records of which the routing state is made. They hold facts; the rules are in `router`.
+
+Client 1─* Call *─1 Lane *─1 Service 1─* Worker
+             └── Seat (a worker in a lane) while dispatched
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mesh.protocol.mdp import NATIVE
+from mesh.protocol.messages import Body, Message
+
+if TYPE_CHECKING:
+    from broker.queues import CreditPool, FairQueue
+
+ACTIVE = "active"
+SUSPECT = "suspect"
+DRAINING = "draining"
+EJECTED = "ejected"
+
+
+@dataclass(slots=True)
+class RouterSettings:
+    """What an operator may tune. Durations in seconds, sizes in octets."""
+
+    heartbeat: float = 0.5
+    grace: float = 2.0
+    default_timeout: float = 30.0
+    max_timeout: float = 300.0
+    max_queue: int = 10_000
+    max_held_bytes: int = 512 * 1024 * 1024
+    max_body: int = 64 * 1024 * 1024
+    max_redispatches: int = 3
+    max_services: int = 10_000
+    suspect_beats: int = 2
+    lost_beats: int = 10
+    hung_beats: int = 60
+    refusal_pause: float = 0.02
+    eject_errors: int = 5
+    eject_ttl: float = 10.0
+    client_idle_ttl: float = 600.0
+    drain_idle_ttl: float = 1.0
+    mdp_ttl: float = 30.0
+    mdp_heartbeat: float = 2.5
+    mdp_lost_beats: int = 4
+    mdp_busy_timeout: float = 900.0
+
+
+class Client:
+    """A peer that makes requests. `calls` are its open ones, by sequence."""
+
+    __slots__ = ("calls", "dialect", "drained", "host", "name", "peer", "pid", "seen_at")
+
+    def __init__(self, peer: bytes, dialect: int, now: float) -> None:
+        self.peer = peer
+        self.dialect = dialect
+        self.calls: dict[int, Call] = {}
+        self.drained = dialect != NATIVE
+        self.seen_at = now
+        self.name = ""
+        self.host = ""
+        self.pid = 0
+
+
+class Call:
+    """One accepted request until it has ended and no worker has it any more.
+
+    `worker` is None while it waits. `ended` means that its client has its answer, or is gone, while
+    the worker still owes the reply that frees its seat. `started` forbids giving it to another
+    worker: the client has seen a part of the answer or the worker a part of the client's stream.
+    """
+
+    __slots__ = (
+        "chunk_credit",
+        "client",
+        "credit",
+        "ended",
+        "expires_at",
+        "flags",
+        "idempotent",
+        "incarnation",
+        "lane",
+        "losses",
+        "message",
+        "parts",
+        "priority",
+        "queued_at",
+        "seat",
+        "sequence",
+        "size",
+        "started",
+        "tag",
+        "wheel_slot",
+    )
+
+    def __init__(
+        self,
+        client: Client,
+        lane: Lane,
+        message: Message,
+        sequence: int,
+        size: int,
+        idempotent: bool,
+        expires_at: float,
+        now: float,
+    ) -> None:
+        self.client = client
+        self.lane = lane
+        self.message: Message | None = message
+        self.incarnation = message.incarnation
+        self.sequence = sequence
+        self.flags = message.flags
+        self.priority = message.priority
+        self.size = size
+        self.idempotent = idempotent
+        self.expires_at = expires_at
+        self.queued_at = now
+        self.credit = message.credit
+        self.chunk_credit = 0
+        self.seat: Seat | None = None
+        self.tag = 0
+        self.losses = 0
+        self.started = False
+        self.ended = False
+        self.parts: list[Body] | None = None
+        self.wheel_slot = -1
+
+
+class Worker:
+    """A registered worker. `calls` are those it has in hand, by tag."""
+
+    __slots__ = (
+        "calls",
+        "consecutive_errors",
+        "dialect",
+        "ejections",
+        "ended",
+        "errors",
+        "failing_since",
+        "heartbeat",
+        "host",
+        "instance",
+        "joined_at",
+        "paused_until",
+        "peer",
+        "pid",
+        "probing",
+        "seats",
+        "seen_at",
+        "sent_at",
+        "service",
+        "state",
+        "version",
+    )
+
+    def __init__(self, peer: bytes, service: Service, dialect: int, now: float) -> None:
+        self.peer = peer
+        self.service = service
+        self.dialect = dialect
+        self.seats: dict[bytes, Seat] = {}
+        self.calls: dict[int, Call] = {}
+        self.state = ACTIVE
+        self.joined_at = now
+        self.seen_at = now
+        self.sent_at = now
+        self.heartbeat = 0.5
+        self.paused_until = 0.0
+        self.consecutive_errors = 0
+        self.failing_since = 0.0
+        self.ejections = 0
+        self.probing = False
+        self.ended = 0
+        self.errors = 0
+        self.instance = ""
+        self.version = ""
+        self.host = ""
+        self.pid = 0
+
+
+class Seat:
+    """A worker in one lane: how many requests it wants in flight there, and how many it has.
+
+    `bucket` is where the lane's pool keeps it, -1 while the pool does not hold it.
+    """
+
+    __slots__ = ("bucket", "in_flight", "lane", "window", "worker")
+
+    def __init__(self, worker: Worker, lane: Lane, window: int) -> None:
+        self.worker = worker
+        self.lane = lane
+        self.window = window
+        self.in_flight = 0
+        self.bucket = -1
+
+
+class Lane:
+    """A queue of one service and the workers that serve it."""
+
+    __slots__ = (
+        "ended",
+        "name",
+        "pool",
+        "queue",
+        "rate",
+        "rate_at",
+        "rate_ended",
+        "seats",
+        "service",
+    )
+
+    def __init__(self, service: Service, name: bytes, queue: FairQueue, pool: CreditPool) -> None:
+        self.service = service
+        self.name = name
+        self.queue = queue
+        self.pool = pool
+        self.seats: dict[Worker, Seat] = {}
+        self.ended = 0
+        self.rate = 0.0
+        self.rate_at = 0.0
+        self.rate_ended = 0
+
+
+@dataclass(slots=True)
+class Method:
+    """What a service declared of a method."""
+
+    lane: bytes = b""
+    idempotent: bool = False
+
+
+class Service:
+    """A name that workers have registered, or that requests wait for."""
+
+    __slots__ = ("lanes", "last_success_at", "last_success_worker", "methods", "name", "workers")
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.lanes: dict[bytes, Lane] = {}
+        self.methods: dict[bytes, Method] = {}
+        self.workers: dict[bytes, Worker] = {}
+        self.last_success_at = 0.0
+        self.last_success_worker: Worker | None = None
+
+    @property
+    def queued(self) -> int:
+        return sum(lane.queue.length for lane in self.lanes.values())
+
+
+def body_size(frames: Sequence[Body]) -> int:
+    """Octets of `frames`; the common single frame without a loop."""
+    return len(frames[0]) if len(frames) == 1 else sum(map(len, frames))

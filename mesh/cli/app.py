@@ -1,0 +1,225 @@
+"""The commands and their options. What they do lives beside this file, imported when needed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mesh.cli.output import reporting
+
+app = typer.Typer(
+    name="sage-mesh",
+    help="Run, call and look after a SAGE Mesh.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 all went well, 1 something failed, 2 wrong usage.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Brokers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--broker",
+        "-b",
+        envvar="SAGE_BROKERS",
+        metavar="ENDPOINT",
+        help="A broker; may be given several times.  [default: tcp://127.0.0.1:8080]",
+        show_default=False,
+    ),
+]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")]
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog="Further options are handed to the broker; `python -m broker --help` lists them.",
+)
+def broker(
+    context: typer.Context,
+    bind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ENDPOINT",
+            help="Where to listen; may be given several times.  [default: tcp://127.0.0.1:8080]",
+            show_default=False,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without encryption.")
+    ] = False,
+    drain_timeout: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds that open calls get at the end.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a broker in the foreground."""
+    from mesh.cli import run
+
+    extra = [*(["--insecure"] if insecure else []), *context.args]
+    if drain_timeout is not None:
+        extra += ["--drain-timeout", f"{drain_timeout:g}"]
+    with reporting(as_json) as output:
+        raise typer.Exit(run.broker(bind or [], extra, output))
+
+
+@app.command()
+def serve(
+    target: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:SERVICE")],
+    brokers: Brokers = None,
+    workers: Annotated[int, typer.Option("--workers", "-n", min=1, help="Processes.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Run the workers of a service.
+
+    They run in the foreground; the ones that die are started again.
+    """
+    from mesh.cli import run
+    from mesh.cli.endpoints import parse_all
+
+    with reporting(as_json) as output:
+        raise typer.Exit(run.serve(target, parse_all(brokers or []), workers, output))
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog='Example: sage-mesh call cart.add c1 \'{"sku": "tea"}\' --kwarg qty=2',
+)
+def call(
+    target: Annotated[str, typer.Argument(metavar="SERVICE.METHOD")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ARGUMENT]...", help="Each is JSON, or else text."),
+    ] = None,
+    kwarg: Annotated[
+        list[str] | None,
+        typer.Option("--kwarg", "-k", metavar="NAME=VALUE", help="A keyword argument."),
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", "-s", help="Print the items of a stream, one a line.")
+    ] = False,
+    timeout: Timeout = 30.0,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="Further tries where they are safe.")
+    ] = None,
+    idempotent: Annotated[
+        bool, typer.Option("--idempotent", help="Running it twice does no harm: retry freely.")
+    ] = False,
+    priority: Annotated[
+        str | None, typer.Option(help="system, high, normal or bulk.", metavar="CLASS")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", "-m", metavar="NAME=VALUE", help="Metadata of the call."),
+    ] = None,
+    brokers: Brokers = None,
+    as_json: Json = False,
+) -> None:
+    """Call a method of a service and print its result."""
+    from mesh.cli import calls
+    from mesh.cli.endpoints import parse_all, require_one
+
+    shown = brokers or []
+    with reporting(as_json, shown) as output:
+        calls.refuse_options(arguments or [], sys.argv)
+        request = calls.Request(
+            target,
+            [calls.parse_value(text) for text in arguments or []],
+            calls.parse_pairs(kwarg or [], "--kwarg"),
+            calls.options(
+                timeout=timeout,
+                retries=retries,
+                idempotent=idempotent,
+                priority=priority,
+                metadata=calls.parse_pairs(metadata or [], "--metadata"),
+            ),
+        )
+        endpoints = parse_all(shown)
+        require_one(endpoints)
+        calls.run(request, endpoints, output, stream=stream)
+
+
+@app.command()
+def status(
+    brokers: Brokers = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    timeout: Timeout = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Show the services, workers and queues of each broker."""
+    from mesh.cli import status as view
+    from mesh.cli.endpoints import parse_all
+
+    with reporting(as_json, brokers or []) as output:
+        endpoints = parse_all(brokers or [])
+        if watch:
+            view.watch(endpoints, output, every=every, timeout=timeout)
+        elif not view.once(endpoints, output, timeout=timeout):
+            raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each measurement.")] = 2.0,
+    in_flight: Annotated[int, typer.Option(min=1, help="Calls open at the same time.")] = 500,
+    size: Annotated[int, typer.Option(min=0, help="Octets of each argument.")] = 32,
+    workers: Annotated[int, typer.Option("--workers", "-n", min=1, help="Worker processes.")] = 1,
+    brokers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--broker",
+            "-b",
+            metavar="ENDPOINT",
+            help="A running broker; without one, a broker of its own is started.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure calls, batches and streams.
+
+    How many a second, and how long one takes: a check of this mesh, not a comparison.
+    """
+    from mesh.cli import bench as measure
+    from mesh.cli.endpoints import parse_all, require_one
+
+    with reporting(as_json, brokers or []) as output:
+        endpoints = parse_all(brokers) if brokers else []
+        if endpoints:
+            require_one(endpoints)
+        plan = measure.Plan(seconds, in_flight, size, workers)
+        if not measure.run(plan, endpoints, output):
+            raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    brokers: Brokers = None,
+    as_json: Json = False,
+) -> None:
+    """Check this installation and the brokers.
+
+    Each line is ok, warn or fail, and says what to do about it.
+    """
+    from mesh.cli import doctor as examine
+
+    with reporting(as_json, brokers or []) as output:
+        if not examine.run(brokers, output):
+            raise typer.Exit(1)
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version."""
+    import platform
+
+    from mesh.cli.doctor import mesh_version
+
+    with reporting(as_json) as output:
+        if as_json:
+            output.json({"sage-mesh": mesh_version(), "python": platform.python_version()})
+        else:
+            output.value(f"sage-mesh {mesh_version()} (Python {platform.python_version()})")

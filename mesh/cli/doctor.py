@@ -1,0 +1,189 @@
+"""`doctor`: is this machine and this installation fit, and can the brokers be reached."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from mesh.cli.output import Output, clean
+from mesh.errors import MeshError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+NEEDED = {
+    "pyzmq": "zmq",
+    "msgpack": "msgpack",
+    "pydantic": "pydantic",
+    "PyYAML": "yaml",
+    "lmdb": "lmdb",
+}
+FEW_FILES = 4096
+
+
+@dataclass(slots=True)
+class Finding:
+    """One line of the report; `hint` says what to do unless all is well."""
+
+    name: str
+    state: str
+    text: str
+    hint: str = ""
+
+
+def mesh_version() -> str:
+    """The version of the installed distribution; that of the checkout if it is not installed."""
+    try:
+        return metadata.version("sage-mesh")
+    except metadata.PackageNotFoundError:
+        import tomllib
+
+        with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
+
+
+def run(brokers: Sequence[str] | None, output: Output) -> bool:
+    """Print all findings; whether none of them is a failure."""
+    found = list(examine(brokers))
+    fit = all(finding.state != FAIL for finding in found)
+    if output.as_json:
+        output.json({"ok": fit, "checks": [asdict(finding) for finding in found]})
+        return fit
+    from rich.text import Text
+
+    colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
+    console = output.console()
+    width = max(len(finding.name) for finding in found)
+    for finding in found:
+        mark = (f"{finding.state:<4}  ", colours[finding.state])
+        console.print(
+            Text.assemble(mark, (f"{finding.name:<{width}}  ", "bold"), clean(finding.text)),
+            soft_wrap=True,
+        )
+        if finding.hint:
+            console.print(Text(f"{'':<6}{'':<{width}}  -> {finding.hint}", "cyan"), soft_wrap=True)
+    return fit
+
+
+def examine(brokers: Sequence[str] | None) -> Iterator[Finding]:
+    """All findings. `brokers` None means that the user named none: then none need be there."""
+    checks: tuple[Callable[[], Finding], ...] = (_python, _mesh, _pump, _msgpack, _files, _cores)
+    yield from (check() for check in checks[:2])
+    missing = [_module(name, module) for name, module in NEEDED.items()]
+    yield from missing
+    if any(finding.state == FAIL for finding in missing[:2]):
+        return
+    yield from (check() for check in checks[2:])
+    yield from _brokers(brokers)
+
+
+def _python() -> Finding:
+    text = f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}"
+    if sys.version_info < (3, 11):  # noqa: UP036 - the check is what this is for
+        return Finding("python", FAIL, text, "install Python 3.11 or newer")
+    return Finding("python", OK, f"{text}, {platform.system()} {platform.machine()}")
+
+
+def _mesh() -> Finding:
+    return Finding("sage-mesh", OK, f"{mesh_version()} in {Path(__file__).parents[2]}")
+
+
+def _module(name: str, module: str) -> Finding:
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        return Finding(name, FAIL, str(error), f"run `{sys.executable} -m pip install {name}`")
+    text = metadata.version(name)
+    if name == "pyzmq":
+        text += f", libzmq {imported.zmq_version()}"
+    return Finding(name, OK, text)
+
+
+def _pump() -> Finding:
+    from mesh.transport import pump
+
+    if pump.KIND == "compiled":
+        return Finding("frame pump", OK, "compiled")
+    chosen = os.environ.get("SAGE_PUMP") == "pure"
+    hint = (
+        "unset SAGE_PUMP to use the compiled one"
+        if chosen
+        else "it works but is slower: install a C compiler, then reinstall with "
+        "`pip install --force-reinstall --no-deps sage-mesh`, in a checkout `make clean install`"
+    )
+    return Finding("frame pump", WARN, f"pure Python: {pump.why()}", hint)
+
+
+def _msgpack() -> Finding:
+    try:
+        importlib.import_module("msgpack._cmsgpack")
+    except ImportError:
+        return Finding(
+            "payload codec",
+            WARN,
+            "msgpack runs in pure Python: calls are several times slower",
+            "unset MSGPACK_PUREPYTHON and install a wheel of msgpack for this Python",
+        )
+    if os.environ.get("MSGPACK_PUREPYTHON"):
+        return Finding(
+            "payload codec",
+            WARN,
+            "msgpack is told to run in pure Python",
+            "unset MSGPACK_PUREPYTHON",
+        )
+    return Finding("payload codec", OK, "msgpack, compiled")
+
+
+def _files() -> Finding:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shown = "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,}"
+    if soft != resource.RLIM_INFINITY and soft < FEW_FILES:
+        enough = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+        return Finding(
+            "open files",
+            WARN,
+            f"at most {shown}: a broker has one for each connection",
+            f"raise it before starting the broker: ulimit -n {enough}",
+        )
+    return Finding("open files", OK, f"at most {shown}")
+
+
+def _cores() -> Finding:
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    if usable < 2:
+        return Finding(
+            "processors",
+            WARN,
+            "1 usable: broker, workers and clients share it",
+            "give it two or more for speed",
+        )
+    return Finding("processors", OK, f"{usable} usable")
+
+
+def _brokers(brokers: Sequence[str] | None) -> Iterator[Finding]:
+    from mesh.cli.endpoints import parse_all
+    from mesh.cli.status import fetch
+
+    try:
+        endpoints = parse_all(brokers or [])
+    except MeshError as wrong:
+        yield Finding("broker", FAIL, str(wrong), "see --broker and SAGE_BROKERS")
+        return
+    for endpoint in endpoints:
+        status = fetch(endpoint, 2.0)
+        if "error" not in status:
+            services = status.get("services") or []
+            yield Finding("broker", OK, f"{endpoint} answers, {len(services)} services")
+            continue
+        # Nobody asked for the broker at the default place: it may not be wanted here.
+        state = FAIL if brokers else WARN
+        hint = f"start it with `sage-mesh broker --bind {endpoint}`, or name another with --broker"
+        yield Finding("broker", state, f"{endpoint}: {status['error']}", hint)

@@ -1,0 +1,86 @@
+"""`broker` and `serve`: long-running processes in the foreground."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from mesh.cli.output import Output
+from mesh.cli.processes import broker_command, broker_environment
+
+
+def broker(binds: Sequence[str], extra: Sequence[str], output: Output) -> int:
+    """Run a broker until it ends; its exit code. Without JSON this process becomes the broker.
+
+    Raises:
+        ConfigError: one of `binds` is no endpoint.
+    """
+    from mesh.transport.endpoints import parse_endpoint
+
+    # Without any, the broker's own default holds; `extra` may name others by role.
+    command = broker_command([parse_endpoint(bind, bind=True) for bind in binds], extra)
+    environment = {**os.environ, **broker_environment()}
+    if not output.as_json:
+        os.execve(command[0], command, environment)
+    return relay(command, environment, output, _broker_event)
+
+
+def serve(target: str, brokers: Sequence[str], workers: int, output: Output) -> int:
+    """Run `workers` processes of a service until they are told to end; the exit code."""
+    if not output.as_json:
+        from mesh.service import serve as serve_here
+
+        return serve_here(target, brokers, workers) or 0
+    where = [part for broker in brokers for part in ("--broker", broker)]
+    command = [sys.executable, "-m", "mesh.service", target, *where, "--workers", str(workers)]
+    return relay(command, dict(os.environ), output, _worker_event)
+
+
+def relay(
+    command: Sequence[str],
+    environment: dict[str, str],
+    output: Output,
+    event: Callable[[str], dict[str, Any]],
+) -> int:
+    """Run `command`, hand signals on to it, and print each line of its output as a JSON event."""
+    child = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+
+    def forward(number: int, _: FrameType | None) -> None:
+        child.send_signal(number)
+
+    # An interrupt from the keyboard reaches the child by itself: both are in the foreground.
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        if child.stdout is not None:
+            with child.stdout as lines:
+                for line in lines:
+                    output.json(event(line.rstrip("\n")))
+        return child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _broker_event(line: str) -> dict[str, Any]:
+    word, _, rest = line.partition(" ")
+    return {"event": "listening", "endpoint": rest} if word == "listening" else _text(line)
+
+
+def _worker_event(line: str) -> dict[str, Any]:
+    word, _, rest = line.partition(" ")
+    service, _, pid = rest.partition(" pid=")
+    if word == "serving" and pid.isdigit():
+        return {"event": "serving", "service": service, "pid": int(pid)}
+    return _text(line)
+
+
+def _text(line: str) -> dict[str, Any]:
+    return {"event": "output", "text": line}

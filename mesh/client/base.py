@@ -1,0 +1,495 @@
+"""What the blocking and the asyncio client share: options, packing, unpacking."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Final
+
+import msgpack
+
+from mesh import context, errors
+from mesh.client.calls import ENDED, Call, ClientSettings
+from mesh.client.core import ClientCore
+from mesh.errors import CallError, ConfigError, InvalidArgument, ProtocolError, RemoteError
+from mesh.protocol import payload
+from mesh.protocol.messages import (
+    BATCH,
+    BULK,
+    HIGH,
+    MAX_NAME,
+    MORE,
+    NORMAL,
+    PRIORITIES,
+    RAW,
+    STREAM,
+    SYSTEM,
+    Body,
+    Message,
+)
+from mesh.transport import parse_endpoint
+
+PRIORITY_NAMES: Final = {"system": SYSTEM, "high": HIGH, "normal": NORMAL, "bulk": BULK}
+STREAM_MARK: Final = msgpack.ExtType(100, b"\0")
+MAX_BATCH = 4096
+MAX_TIMEOUT = 300.0
+MAX_RETRIES = 100
+MAX_CREDIT = 65_536
+MAX_GROUP = 256
+GROUP_BYTES = 64 * 1024
+FILE_BLOCK = 64 * 1024
+# A source that takes longer than this for one item should not keep others waiting.
+PROMPT = 0.0005
+
+_VALUES = frozenset(
+    {str, int, bytes, float, bool, type(None), list, dict, tuple, set, frozenset, bytearray}
+)
+
+
+class Nothing:
+    """What `Inflow.get` returns when there is nothing to read yet."""
+
+
+NOTHING: Final = Nothing()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a call is made; None leaves it to the service's declaration or the client's settings."""
+
+    timeout: float | None = None
+    retries: int | None = None
+    idempotent: bool | None = None
+    priority: int = NORMAL
+    credit: int | None = None
+    metadata: bytes = b""
+
+    def but(self, given: Mapping[str, Any]) -> Options:
+        """These options with those `given` in the form that users write.
+
+        Raises:
+            ConfigError: one of them is unknown or wrong.
+        """
+        changes = {}
+        for name, value in given.items():
+            check = _CHECKS.get(name)
+            if check is None:
+                raise ConfigError(f"unknown option {name!r}; there are {', '.join(_CHECKS)}")
+            changes[name] = check(value)
+        return replace(self, **changes)
+
+
+def _timeout(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"timeout={value!r}; give seconds above 0, at most {MAX_TIMEOUT:g}")
+    if value > MAX_TIMEOUT:
+        raise ConfigError(f"timeout={value!r}; at most {MAX_TIMEOUT:g} seconds are possible")
+    return float(value)
+
+
+def _count(name: str, least: int, most: int) -> Any:
+    def check(value: Any) -> int | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ConfigError(f"{name}={value!r}; give a whole number from {least} to {most}")
+        return value
+
+    return check
+
+
+def _idempotent(value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ConfigError(f"idempotent={value!r}; give True or False, or None if unknown")
+    return value
+
+
+def _priority(value: Any) -> int:
+    number = PRIORITY_NAMES.get(value) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < PRIORITIES:
+        raise ConfigError(f"priority={value!r}; give one of {', '.join(PRIORITY_NAMES)}")
+    return number
+
+
+def _metadata(value: Any) -> bytes:
+    if value is None:
+        return b""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"metadata={value!r}; give a dict with text keys")
+    try:
+        return payload.encode(dict(value), root="metadata") if value else b""
+    except InvalidArgument as error:
+        raise ConfigError(error.message) from None
+
+
+_CHECKS = {
+    "timeout": _timeout,
+    "retries": _count("retries", 0, MAX_RETRIES),
+    "idempotent": _idempotent,
+    "priority": _priority,
+    "credit": _count("credit", 1, MAX_CREDIT),
+    "metadata": _metadata,
+}
+
+
+def new_core(
+    endpoints: Sequence[str], settings: ClientSettings, *, seed: int, now: float
+) -> ClientCore:
+    """A core for this process; `seed` is random and has 128 bits."""
+    return ClientCore(
+        endpoints,
+        settings,
+        incarnation=(seed & 0xFFFFFFFFFFFFFFFF) or 1,
+        rng=random.Random(seed >> 64),
+        now=now,
+        hello={"name": settings.name, "host": socket.gethostname(), "pid": os.getpid()},
+    )
+
+
+def check_endpoints(endpoints: Sequence[str]) -> tuple[str, ...]:
+    """The endpoints in full, each once.
+
+    Raises:
+        ConfigError: there is none, or one is wrong.
+    """
+    if not endpoints:
+        raise ConfigError("connect() needs at least one broker, as in connect('tcp://host:8080')")
+    return tuple(dict.fromkeys(parse_endpoint(endpoint) for endpoint in endpoints))
+
+
+# -------------------------------------------------------------------- what is called
+
+
+@lru_cache(maxsize=4096)
+def split_target(text: str) -> tuple[bytes, bytes]:
+    """Service and method of "service.method"; the service's name may have dots.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    service, dot, method = text.rpartition(".")
+    names = service.encode(), method.encode()
+    if not dot or not all(0 < len(name) <= MAX_NAME for name in names):
+        raise ConfigError(f"target {text!r}; write 'service.method', as in 'cart.total'")
+    if service.startswith(".") or service.endswith("."):
+        raise ConfigError(f"target {text!r}: a service's name has no dot at its ends")
+    return names
+
+
+_NO_FACTS: Mapping[str, Any] = {}
+
+
+def resolve(target: Any) -> tuple[bytes, bytes, Mapping[str, Any]]:
+    """Service, method and declared options of what a user passes as the target of a call.
+
+    Raises:
+        ConfigError: it is neither "service.method" nor a function declared by a Service.
+    """
+    if type(target) is str:
+        return *split_target(target), _NO_FACTS
+    try:
+        service, method = target.__mesh_service__, target.__mesh_method__
+    except AttributeError:
+        raise ConfigError(
+            f"cannot call {target!r}; give 'service.method' or a function declared by a Service"
+        ) from None
+    return service.encode(), method.encode(), getattr(target, "__mesh_options__", _NO_FACTS)
+
+
+def begin(
+    core: ClientCore,
+    options: Options,
+    target: Any,
+    frame: bytes,
+    *,
+    now: float,
+    flags: int = 0,
+) -> Call:
+    """Begin the call of `target` with packed arguments, bounded by the deadline of the call around.
+
+    Raises:
+        ConfigError, CallError: as `resolve` and `ClientCore.call`.
+    """
+    service, method, facts = resolve(target)
+    timeout = options.timeout
+    if timeout is None:
+        timeout = facts.get("timeout") or core.settings.timeout
+    expires_at = now + timeout
+    outer = context.running.get()
+    if outer is not None and outer.deadline < expires_at:
+        expires_at = outer.deadline
+    frames: list[Body] = [frame, options.metadata] if options.metadata else [frame]
+    idempotent = options.idempotent
+    if idempotent is None and facts.get("idempotent"):
+        idempotent = True
+    return core.call(
+        service,
+        method,
+        frames,
+        now=now,
+        expires_at=expires_at,
+        flags=flags,
+        priority=options.priority,
+        retries=options.retries,
+        idempotent=idempotent,
+        credit=options.credit,
+    )
+
+
+def pack(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, Any]:
+    """The packed arguments of a call, and the source of the stream among them (None: no stream).
+
+    Raises:
+        InvalidArgument: one of them cannot be sent; the message names it.
+    """
+    source = None
+    for index, value in enumerate(args):
+        if type(value) not in _VALUES and (found := stream_source(value)) is not None:
+            source = _only(source, found)
+            args = (*args[:index], STREAM_MARK, *args[index + 1 :])
+    if kwargs:
+        for name, value in kwargs.items():
+            if type(value) not in _VALUES and (found := stream_source(value)) is not None:
+                source = _only(source, found)
+                kwargs = {**kwargs, name: STREAM_MARK}
+    try:
+        return payload.encode([args, kwargs] if kwargs else [args]), source
+    except InvalidArgument:
+        # Once more, to name what is wrong as the caller knows it.
+        payload.encode(args, root="args")
+        payload.encode(kwargs, root="kwargs")
+        raise
+
+
+def _only(source: Any, found: Any) -> Any:
+    if source is not None:
+        raise InvalidArgument("two arguments are streams; a call carries one")
+    return found
+
+
+def stream_source(value: Any) -> Any:
+    """The iterable behind an argument that is to be sent as a stream; None if it is a value."""
+    if getattr(value, "__mesh_stream__", False):
+        value = value.source
+        return value if isinstance(value, AsyncIterable) else iter(value)
+    read = getattr(value, "read", None)
+    if callable(read) and isinstance(value, Iterable):
+        return iter(lambda: read(FILE_BLOCK), type(read(0))())
+    if isinstance(value, Iterator | AsyncIterator):
+        return value
+    return None
+
+
+def pack_batch(items: Iterable[Any], limit: int) -> Iterator[tuple[int, bytes]]:
+    """The packed bodies of the calls of a batch, each with the number of its calls.
+
+    Raises:
+        InvalidArgument: an item cannot be sent.
+    """
+    rest = iter(items)
+    while part := list(islice(rest, limit)):
+        yield from _pack_part([[item if type(item) is tuple else (item,)] for item in part])
+
+
+def _pack_part(calls: list[list[Any]]) -> Iterator[tuple[int, bytes]]:
+    try:
+        body = payload.encode(calls, root="items")
+    except InvalidArgument:
+        if len(calls) == 1:
+            raise
+        half = len(calls) // 2
+        yield from _pack_part(calls[:half])
+        yield from _pack_part(calls[half:])
+    else:
+        yield len(calls), body
+
+
+# -------------------------------------------------------------------- what comes back
+
+
+def identity(call: Call) -> dict[str, Any]:
+    """The fields by which an error names its call."""
+    return {"service": call.target.name.decode(), "method": call.method.decode()}
+
+
+def result(call: Call) -> Any:
+    """The value that an ended call has returned.
+
+    Raises:
+        CallError: it has failed.
+    """
+    if call.error is not None:
+        raise call.error
+    return value_of(call, call.reply)
+
+
+def value_of(call: Call, message: Message | None) -> Any:
+    """What a FINAL or PARTIAL holds.
+
+    Raises:
+        RemoteError: it cannot be read.
+    """
+    if message is None or not message.frames:
+        return None
+    frames = message.frames
+    if message.flags & RAW:
+        raw = [bytes(memoryview(frame)) for frame in frames]
+        return raw[0] if len(raw) == 1 else raw
+    try:
+        return payload.decode(frames[0])
+    except ProtocolError as error:
+        raise unreadable(call, str(error)) from None
+
+
+def unreadable(call: Call, text: str) -> RemoteError:
+    """The error of an answer that makes no sense."""
+    return RemoteError(text, kind="ProtocolError", maybe_executed=True, **identity(call))
+
+
+def outcomes(call: Call, count: int) -> list[Any]:
+    """The value or CallError of each of `count` calls of a batch that has ended."""
+    if call.error is not None:
+        return [call.error] * count
+    try:
+        found = value_of(call, call.reply)
+        if (
+            not isinstance(found, list)
+            or len(found) != count
+            or call.reply is None
+            or not call.reply.flags & BATCH
+        ):
+            raise unreadable(call, f"the answer to a batch of {count} does not hold {count}")
+        return [
+            item[1]
+            if item[0] == 0
+            else errors.from_wire(item[0], item[1], started=True, **identity(call))
+            for item in found
+        ]
+    except CallError as error:
+        return [error] * count
+    except (LookupError, TypeError, AttributeError):
+        return [unreadable(call, "an outcome of the batch cannot be read")] * count
+
+
+def settle(results: list[Any], raise_errors: bool) -> list[Any]:
+    """The outcomes of a batch as the caller wants them.
+
+    Raises:
+        CallError: the first one, if `raise_errors`.
+    """
+    if raise_errors:
+        for item in results:
+            if isinstance(item, CallError):
+                raise item
+    return results
+
+
+# -------------------------------------------------------------------- streams
+
+
+class Inflow:
+    """The items of a stream in order, unpacked. `read` counts what has not yet been reported."""
+
+    __slots__ = ("call", "ready", "unreported")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.ready: deque[Any] = deque()
+        self.unreported = 0
+
+    def get(self) -> Any:
+        """The next item, or NOTHING if it has not arrived.
+
+        Raises:
+            StopIteration: the stream has ended well.
+            CallError: it has failed.
+        """
+        ready = self.ready
+        if not ready and not self._fill():
+            return NOTHING
+        self.unreported += 1
+        return ready.popleft()
+
+    def _fill(self) -> bool:
+        call = self.call
+        reader = call.reader
+        if reader is None:
+            raise StopIteration
+        # The state is read first: what is in the inbox after the end has been seen is all there is.
+        ended = call.state == ENDED
+        if reader.inbox:
+            message = reader.inbox.popleft()
+            items = value_of(call, message)
+            if not message.flags & BATCH:
+                self.ready.append(items)
+            elif isinstance(items, list) and len(items) == (message.credit or 1):
+                self.ready.extend(items)
+            else:
+                raise unreadable(call, "a part of the stream does not hold its items")
+            return True
+        if not ended:
+            return False
+        reply, call.reply = call.reply, None
+        value = result(call) if reply is None else value_of(call, reply)
+        if value is None:
+            raise StopIteration
+        self.ready.append(value)  # a method that is no stream: its value is the only item
+        return True
+
+    def due(self) -> int:
+        """How many items are to be reported as read now; 0 if it can wait."""
+        reader = self.call.reader
+        read = self.unreported
+        if reader is None or read < reader.step:
+            return 0
+        self.unreported = 0
+        return read
+
+
+class Outflow:
+    """Decides how many items of the caller's stream leave together.
+
+    Items that are ready at the same moment share a message; one that its source takes long for
+    waits for nobody. So a group doubles while the source is prompt, and begins anew with one.
+    """
+
+    __slots__ = ("ended", "item_size", "limit", "source")
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.limit = 1
+        self.item_size = 0.0
+        self.ended = False
+
+    def allowance(self, room: int) -> int:
+        """How many items to take from the source for the next message."""
+        fitting = int(GROUP_BYTES / self.item_size) if self.item_size else 1
+        return max(1, min(room, self.limit, fitting, MAX_GROUP))
+
+    def pack(self, items: list[Any], took: float) -> tuple[bytes, int]:
+        """Body and flags of a CHUNK with `items`, which the source took `took` seconds for.
+
+        Raises:
+            InvalidArgument: an item cannot be sent.
+        """
+        self.limit = 1 if took > PROMPT * len(items) else min(MAX_GROUP, 2 * self.limit)
+        if len(items) == 1:
+            body, flags = payload.encode(items[0], root="item"), 0
+        else:
+            body, flags = payload.encode(items, root="items"), BATCH
+        self.item_size += 0.5 * (len(body) / len(items) - self.item_size)
+        return body, flags
+
+
+def stream_flags(source: Any, *, reading: bool) -> int:
+    """The flags of a REQUEST whose answer is a stream (`reading`), or whose argument is one."""
+    return (STREAM if reading else 0) | (MORE if source is not None else 0)

@@ -1,0 +1,182 @@
+"""The sockets under a client core: what arrives goes in, what the core gives out goes out.
+
+It decides nothing, and never blocks. How to wait is the business of the blocking and the asyncio
+client; both call `turn` whenever something may have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from mesh import transport
+from mesh.client.core import ClientCore
+from mesh.errors import ProtocolError
+from mesh.protocol import native
+from mesh.protocol.messages import Body, Message
+
+RECEIVE_BUDGET = 512
+LINGER = 0.2
+
+
+class Wire:
+    """The links of `core`. The caller sees to it that only one thread is in here at a time.
+
+    `changed` counts links that were opened or closed. `on_open` and `on_close` are called with the
+    descriptors of a link, which are edge-triggered: after one fires, or anything was sent, `turn`.
+    """
+
+    def __init__(self, core: ClientCore, *, clock: Callable[[], float] = monotonic) -> None:
+        self.core = core
+        self.clock = clock
+        self.changed = 0
+        self.turned_at = 0.0
+        self.on_open: Callable[[list[int]], None] = _ignore
+        self.on_close: Callable[[list[int]], None] = _ignore
+        self._links: dict[int, transport.Link] = {}
+        self._held_back: dict[int, list[tuple[list[Body], Message]]] = {}
+
+    def turn(self, rounds: int = 8) -> bool:
+        """Receive, let time pass, send, until nothing moves; True if `rounds` were not enough."""
+        core = self.core
+        for _ in range(rounds):
+            self.turned_at = now = self.clock()
+            moved = self._receive(now)
+            core.tick(now)
+            if self._send(now):
+                moved = True
+            if not moved:
+                return False
+        return True
+
+    def spin(self, duration: float) -> bool:
+        """Keep trying to receive for up to `duration` seconds, if there is only one link."""
+        if len(self._links) != 1:
+            return False
+        ((number, link),) = self._links.items()
+        messages = link.pump.spin(RECEIVE_BUDGET, duration)
+        self._feed(number, messages, self.clock())
+        return bool(messages)
+
+    def descriptors(self) -> list[int]:
+        """What to wait for, besides the core's next deadline."""
+        return [fd for link in self._links.values() for fd in _descriptors(link)]
+
+    def close(self) -> None:
+        """Close all sockets; what was sent before still leaves."""
+        for number in list(self._links):
+            self._close(number, LINGER)
+
+    # ---------------------------------------------------------------- in
+
+    def _receive(self, now: float) -> bool:
+        moved = False
+        for number, link in list(self._links.items()):
+            watch = link.watch
+            watch.drain()
+            if watch.established and self._held_back.get(number) is None:
+                self._held_back[number] = []
+                self.core.connected(number, now)
+                moved = True
+            pump = link.pump
+            messages = pump.receive(RECEIVE_BUDGET)
+            if messages:
+                self._feed(number, messages, now)
+                moved = True
+            # The end of a connection can be reported before all that it delivered has been read.
+            if watch.lost and pump.drained:
+                for _, message in self._held_back.pop(number, ()):
+                    self.core.undelivered(number, message, now)
+                self.core.lost(number, now, watch.lost)
+                self._close(number, 0.0)
+                moved = True
+        return moved
+
+    def _feed(self, number: int, messages: list[list[Body]], now: float) -> None:
+        receive = self.core.receive
+        decode = native.decode
+        for frames in messages:
+            try:
+                message = decode(frames)
+            except ProtocolError:
+                counters = self.core.counters
+                counters["dropped:malformed"] = counters.get("dropped:malformed", 0) + 1
+            else:
+                receive(number, message, now)
+
+    # ---------------------------------------------------------------- out
+
+    def _send(self, now: float) -> bool:
+        core = self.core
+        out = core.take()
+        sent = bool(out)
+        if out:
+            grouped: dict[int, list[Message]] = {}
+            for number, message in out:
+                group = grouped.get(number)
+                if group is None:
+                    grouped[number] = [message]
+                else:
+                    group.append(message)
+            for number, group in grouped.items():
+                self._send_over(number, group, now)
+        for number, waiting in list(self._held_back.items()):
+            if waiting:
+                self._held_back[number] = []
+                self._push(number, waiting)
+        for number, endpoint in core.take_links():
+            if endpoint is None:
+                self._close(number, LINGER if core.closed else 0.0)
+            else:
+                self._open(number, endpoint, now)
+            sent = True
+        return sent
+
+    def _send_over(self, number: int, group: list[Message], now: float) -> None:
+        if number not in self._links:
+            for message in group:
+                self.core.undelivered(number, message, now)
+            return
+        frames = [(native.encode(message), message) for message in group]
+        waiting = self._held_back.get(number)
+        if waiting:
+            waiting += frames
+        else:
+            self._push(number, frames)
+
+    def _push(self, number: int, frames: list[tuple[list[Body], Message]]) -> None:
+        failed = self._links[number].pump.send([entry[0] for entry in frames])
+        if failed:
+            # The socket's queue is full. Order must be kept, so the rest waits here, with the core
+            # still free to learn that it never left.
+            self._held_back.setdefault(number, []).extend(frames[index] for index, _ in failed)
+
+    # ---------------------------------------------------------------- links
+
+    def _open(self, number: int, endpoint: str, now: float) -> None:
+        try:
+            link = transport.dealer_socket(
+                endpoint, connect_timeout=self.core.settings.connect_timeout
+            )
+        except Exception as error:  # out of descriptors, no such host: all are reasons to try later
+            self.core.lost(number, now, str(error))
+            return
+        self._links[number] = link
+        self.changed += 1
+        self.on_open(_descriptors(link))
+
+    def _close(self, number: int, linger: float) -> None:
+        link = self._links.pop(number, None)
+        self._held_back.pop(number, None)
+        if link is not None:
+            self.changed += 1
+            self.on_close(_descriptors(link))
+            link.close(linger)
+
+
+def _descriptors(link: transport.Link) -> list[int]:
+    return [int(link.socket.fileno()), link.watch.fileno()]
+
+
+def _ignore(descriptors: list[int]) -> None:
+    pass

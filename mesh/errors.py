@@ -1,0 +1,260 @@
+"""The one error tree of the mesh.
+
+MeshError
+├── ProtocolError           a peer broke the wire protocol; counted by servers
+├── ConfigError             a setting or argument is wrong; says which and what is allowed
+└── CallError               a call did not produce a result
+    ├── ServiceNotFound     nobody offers the service                       retry is safe
+    ├── MethodNotFound      the service has no such method
+    ├── InvalidArgument     arguments or payload were refused
+    ├── Overloaded          refused at once; `retry_after` seconds          retry is safe
+    ├── DeadlineExceeded    the time ran out (also a TimeoutError)
+    ├── Cancelled           the caller or the broker cancelled it
+    ├── WorkerLost          the worker died with the request in hand
+    ├── BrokerLost          the broker's connection ended with the request in hand
+    ├── CircuitOpen         refused locally by the breaker                  retry is safe, later
+    ├── Unauthorized        not allowed
+    └── RemoteError         the handler raised; `kind`, `message`, `remote_traceback`
+
+Every CallError says whether a retry is safe (`retryable`) and whether the work may have run
+(`maybe_executed`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+SERVICE_NOT_FOUND = 1
+METHOD_NOT_FOUND = 2
+INVALID_ARGUMENT = 3
+OVERLOADED = 4
+DEADLINE_EXCEEDED = 5
+CANCELLED = 6
+WORKER_LOST = 7
+UNAUTHORIZED = 8
+REMOTE_ERROR = 9
+NOT_STARTED = 10
+DRAINING = 11
+PROTOCOL = 12
+TOO_LARGE = 13
+
+
+class MeshError(Exception):
+    """Base of everything the mesh raises."""
+
+
+class ProtocolError(MeshError):
+    """A peer sent what the wire protocol does not allow."""
+
+
+class ConfigError(MeshError):
+    """A setting or an argument is wrong; the message says which, and what is allowed."""
+
+
+class CallError(MeshError):
+    """A call did not produce a result.
+
+    `retryable`: the same call may be made again without risk of doing the work twice.
+    `maybe_executed`: the work may have run, wholly or in part.
+    `retry_after`: seconds to wait before trying again, if the refusing side said so.
+    """
+
+    code: ClassVar[int] = REMOTE_ERROR
+    safe_unless_executed: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        service: str = "",
+        method: str = "",
+        request_id: str = "",
+        maybe_executed: bool = False,
+        idempotent: bool = False,
+        retry_after: float | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.service = service
+        self.method = method
+        self.request_id = request_id
+        self.maybe_executed = maybe_executed
+        self.idempotent = idempotent
+        self.retry_after = retry_after
+        self.data = data or {}
+
+    @property
+    def retryable(self) -> bool:
+        """Whether making the same call again cannot do the work twice."""
+        return self.safe_unless_executed and (self.idempotent or not self.maybe_executed)
+
+    def __str__(self) -> str:
+        target = f"{self.service}.{self.method}" if self.method else self.service
+        parts = [f"{target}: {self.message}" if target else self.message]
+        if self.maybe_executed:
+            parts.append("(the work may have run)")
+        if self.retry_after is not None:
+            parts.append(f"(retry after {self.retry_after:.3g} s)")
+        return " ".join(parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Keyword-only arguments: the default of Exception would lose them between processes.
+        return _rebuild, (type(self), self.message, self.__dict__)
+
+
+def _rebuild(cls: type[CallError], message: str, state: dict[str, Any]) -> CallError:
+    error = cls(message)
+    error.__dict__.update(state)
+    return error
+
+
+class ServiceNotFound(CallError):
+    """Nobody offers the service. Is a worker running, and connected to this broker?"""
+
+    code = SERVICE_NOT_FOUND
+    safe_unless_executed = True
+
+
+class MethodNotFound(CallError):
+    """The service exists but has no such method."""
+
+    code = METHOD_NOT_FOUND
+
+
+class InvalidArgument(CallError):
+    """The arguments were refused before the work began."""
+
+    code = INVALID_ARGUMENT
+
+
+class TooLarge(InvalidArgument):
+    """The body exceeds the size limit; send it as a stream."""
+
+    code = TOO_LARGE
+
+
+class Overloaded(CallError):
+    """Refused at once, as the work would wait too long; `retry_after` says when to come back."""
+
+    code = OVERLOADED
+    safe_unless_executed = True
+
+
+class DeadlineExceeded(CallError, TimeoutError):
+    """The call's time ran out. `maybe_executed` tells whether a worker had it."""
+
+    code = DEADLINE_EXCEEDED
+
+
+class Cancelled(CallError):
+    """The call was cancelled."""
+
+    code = CANCELLED
+
+
+class WorkerLost(CallError):
+    """The worker died or left with the request in hand."""
+
+    code = WORKER_LOST
+    safe_unless_executed = True
+
+
+class BrokerLost(CallError):
+    """The connection to the broker ended with the request in hand."""
+
+    safe_unless_executed = True
+
+
+class CircuitOpen(CallError):
+    """Refused locally: recent calls to this service failed too often."""
+
+    safe_unless_executed = True
+
+
+class Unauthorized(CallError):
+    """The caller may not do this."""
+
+    code = UNAUTHORIZED
+
+
+class RemoteError(CallError):
+    """The handler raised. `kind` is the class of its exception, `message` its text."""
+
+    code = REMOTE_ERROR
+
+    def __init__(
+        self, message: str = "", *, kind: str = "", remote_traceback: str = "", **fields: Any
+    ) -> None:
+        super().__init__(message, **fields)
+        self.kind = kind
+        self.remote_traceback = remote_traceback
+
+    @property
+    def retryable(self) -> bool:
+        return self.idempotent
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{self.kind} in {text}" if self.kind else text
+
+
+BY_CODE: dict[int, type[CallError]] = {
+    cls.code: cls
+    for cls in (
+        ServiceNotFound,
+        MethodNotFound,
+        InvalidArgument,
+        Overloaded,
+        DeadlineExceeded,
+        Cancelled,
+        WorkerLost,
+        Unauthorized,
+        RemoteError,
+        TooLarge,
+    )
+}
+
+
+def from_wire(code: int, fields: dict[str, Any], *, started: bool, **identity: Any) -> CallError:
+    """The error that an ERROR message with `code` and error map `fields` stands for.
+
+    `started` is the STARTED flag; `identity` goes to the error (`service`, `method`, `request_id`,
+    `idempotent`). An unknown code is a RemoteError. Wrongly typed fields are ignored: they come
+    from a peer.
+    """
+    cls = BY_CODE.get(code, RemoteError)
+    message = fields.get("message")
+    retry_after = fields.get("retry_after")
+    data = fields.get("data")
+    common: dict[str, Any] = {
+        **identity,
+        "maybe_executed": started,
+        "retry_after": float(retry_after) if isinstance(retry_after, int | float) else None,
+        "data": data if isinstance(data, dict) else None,
+    }
+    text = message if isinstance(message, str) else ""
+    if issubclass(cls, RemoteError):
+        return cls(
+            text,
+            kind=str(fields.get("kind") or ""),
+            remote_traceback=str(fields.get("traceback") or ""),
+            **common,
+        )
+    return cls(text, **common)
+
+
+def to_wire(error: BaseException, *, traceback: str = "") -> tuple[int, dict[str, Any]]:
+    """The code and error map under which `error`, raised by a handler, travels to the caller."""
+    if isinstance(error, CallError) and not isinstance(error, RemoteError):
+        fields: dict[str, Any] = {"message": error.message}
+        if error.retry_after is not None:
+            fields["retry_after"] = error.retry_after
+        if error.data:
+            fields["data"] = error.data
+        return error.code, fields
+    kind = error.kind if isinstance(error, RemoteError) else type(error).__name__
+    fields = {"message": str(error), "kind": kind}
+    if traceback:
+        fields["traceback"] = traceback
+    return REMOTE_ERROR, fields

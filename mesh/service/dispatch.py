@@ -1,0 +1,167 @@
+"""Between the session and the handlers: who runs what, and when.
+
+Used by the thread that drives the session; the executors it owns use their own threads and hand
+outcomes back through `post`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from mesh.service.batching import Collector
+from mesh.service.declare import ASYNC, INLINE, Method, Service
+from mesh.service.invoke import FAIL, Outcome, Post, apply, run
+from mesh.service.lanes import Execute, execute_all
+from mesh.service.loop import Job, LoopThread
+from mesh.service.session import CANCELLED_SIGNAL, CHUNK_SIGNAL, Request, SessionCore
+from mesh.service.threads import LaneThread, ThreadPool
+
+
+class Runner(Protocol):
+    """Where async handlers run: a LoopThread, or the test's own loop."""
+
+    def run(self, coroutine: Any) -> Any: ...
+    def submit(self, jobs: list[Job]) -> None: ...
+    def cancel(self, request: Request) -> None: ...
+    def stop(self, timeout: float) -> None: ...
+
+
+class Dispatcher:
+    """Starts what the session hands out; cancels, wakes, collects batches.
+
+    `loop` replaces the loop thread that is otherwise made when the service has async parts.
+    """
+
+    def __init__(self, service: Service, post: Post, loop: Runner | None = None) -> None:
+        self._service = service
+        self._post = post
+        name = f"mesh-{service.name}"
+        needs_loop = (
+            any(method.kind == ASYNC for method in service.methods.values())
+            or service.lifespan is not None
+            or any(map(_is_async, service.startup_hooks + service.shutdown_hooks))
+        )
+        self._loop: Runner | None = loop
+        if needs_loop and loop is None:
+            self._loop = LoopThread(post, f"{name}-loop")
+        self._pool = ThreadPool(service.threads, post, name)
+        self._collectors = {
+            method: Collector(method) for method in service.methods.values() if method.batch
+        }
+        self._inline: dict[str, Execute] = {}
+        self._lanes: dict[str, LaneThread] = {}
+        for lane, (execute, inline) in service.executors.items():
+            if inline:
+                self._inline[lane] = execute
+            else:
+                self._lanes[lane] = LaneThread(f"{name}-{lane or 'lane'}", execute, post)
+        self._lifespan: AbstractAsyncContextManager[Any] | None = None
+
+    # ---------------------------------------------------------------- life
+
+    def start_up(self) -> None:
+        """Run the start-up hooks and enter the lifespan. What they raise is raised."""
+        for hook in self._service.startup_hooks:
+            self._call(hook)
+        if self._service.lifespan is not None and self._loop is not None:
+            self._lifespan = self._service.lifespan(self._service)
+            self._loop.run(self._lifespan.__aenter__())
+
+    def shut_down(self, timeout: float) -> None:
+        """Leave the lifespan, run the shut-down hooks, end the executors."""
+        try:
+            if self._lifespan is not None and self._loop is not None:
+                self._loop.run(self._lifespan.__aexit__(None, None, None))
+            for hook in self._service.shutdown_hooks:
+                self._call(hook)
+        finally:
+            for lane in self._lanes.values():
+                lane.stop(timeout)
+            self._pool.stop(timeout)
+            if self._loop is not None:
+                self._loop.stop(timeout)
+
+    def _call(self, hook: Callable[[], Any]) -> None:
+        if _is_async(hook) and self._loop is not None:
+            self._loop.run(hook())
+        else:
+            hook()
+
+    # ---------------------------------------------------------------- each turn
+
+    def next_deadline(self) -> float:
+        """When a collected batch must be run; infinite if none has been begun."""
+        return min((c.flush_at for c in self._collectors.values()), default=math.inf)
+
+    def turn(self, session: SessionCore, now: float) -> bool:
+        """Start and signal everything that `session` hands out; whether there was anything."""
+        starts = session.take_starts()
+        signals = session.take_signals()
+        if starts:
+            self._start(session, starts, now)
+        for kind, request in signals:
+            self._signal(kind, request)
+        if self._collectors:
+            for collector in self._collectors.values():
+                if collector.flush_at <= now:
+                    self._run_group(collector.method, collector.take())
+        return bool(starts or signals)
+
+    def _start(self, session: SessionCore, starts: list[Request], now: float) -> None:
+        here: list[Outcome] = []
+        jobs: list[Job] = []
+        gathered: dict[str, list[Request]] = {}
+        for request in starts:
+            method: Any = request.target
+            if method.lane in self._lanes or method.lane in self._inline:
+                gathered.setdefault(method.lane, []).append(request)
+            elif method.batch is not None:
+                group = self._collectors[method].add(request, now)
+                if group is not None:
+                    self._run_group(method, group)
+            elif method.kind == INLINE:
+                code = request.refusal(now)
+                if code:
+                    fields = {"message": "it ended before it began"}
+                    here.append((FAIL, request, (code, fields), False))
+                else:
+                    here.append(run(request))
+            elif method.kind == ASYNC:
+                jobs.append(request)
+            else:
+                self._pool.submit(request)
+        if jobs and self._loop is not None:
+            self._loop.submit(jobs)
+        for lane, requests in gathered.items():
+            if lane in self._lanes:
+                self._lanes[lane].submit(requests)
+            else:
+                here += execute_all(self._inline[lane], requests)
+        if here:
+            apply(session, here)
+
+    def _run_group(self, method: Method, requests: list[Request]) -> None:
+        if method.kind == ASYNC and self._loop is not None:
+            self._loop.submit([(method, requests)])
+        else:
+            self._pool.submit_group(method, requests)
+
+    def _signal(self, kind: int, request: Request) -> None:
+        flow = request.flow
+        if flow is not None:
+            if kind != CHUNK_SIGNAL and flow.credit_waker is not None:
+                flow.credit_waker()
+            if kind in (CHUNK_SIGNAL, CANCELLED_SIGNAL) and flow.chunk_waker is not None:
+                flow.chunk_waker()
+        if kind == CANCELLED_SIGNAL and self._loop is not None:
+            method: Any = request.target
+            if method.kind == ASYNC:
+                self._loop.cancel(request)
+
+
+def _is_async(hook: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(hook)

@@ -1,0 +1,336 @@
+"""Async handlers: an event loop, and the least that can be done per call on it.
+
+Requests come in lists. A *runner* is a task that works through the queue; as long as the handlers
+it awaits do not suspend, one task serves them all. When one suspends, the task belongs to that
+call until its end, and another runner takes over the queue. So a call that never waits costs no
+task, one that waits costs one, and `asyncio.current_task()`, timeouts and cancellation mean what
+they always mean. Each call runs in a copy of the context of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextvars import Context, copy_context
+from typing import Any, TypeAlias, TypeVar
+
+from mesh import errors
+from mesh.context import running
+from mesh.errors import CallError
+from mesh.protocol.messages import BATCH, RAW
+from mesh.service.batching import Group
+from mesh.service.declare import Method
+from mesh.service.invoke import (
+    FAIL,
+    FINISH,
+    GRANT,
+    NIL,
+    Arguments,
+    ItemOutcome,
+    Outcome,
+    Post,
+    arguments,
+    batch_calls,
+    batch_outcome,
+    failure,
+    item_failure,
+    outcome,
+    part,
+)
+from mesh.service.session import Request
+from mesh.service.streams import Incoming, Pace
+
+T = TypeVar("T")
+
+BATCH_CONCURRENCY = 256
+
+
+class Turn:
+    """A runner's part in a client's batch, or at a group. `handle` is set if it suspends."""
+
+    __slots__ = ("cancel_code", "handle", "many")
+
+    def __init__(self, many: Many | None) -> None:
+        self.many = many
+        self.handle: asyncio.Task[Any] | None = None
+        self.cancel_code = 0
+
+
+class Many:
+    """A client's batch of calls to an async handler: several runners may work on it at once."""
+
+    __slots__ = ("calls", "done", "following", "request", "results", "turns")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.calls: list[Arguments | CallError] = batch_calls(request)
+        self.results: list[ItemOutcome] = [(0, None)] * len(self.calls)
+        self.following = 0
+        self.turns: set[Turn] = set()
+        self.done = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether every call has been begun."""
+        return self.following >= len(self.calls)
+
+    def cancel(self) -> None:
+        """Cancel every call that has begun; the others never will."""
+        self.following = len(self.calls)
+        for turn in self.turns:
+            if turn.handle is not None:
+                turn.handle.cancel()
+
+
+Job: TypeAlias = "Request | tuple[Method, Sequence[Request]]"
+
+
+class LoopRunner:
+    """Runs async handlers on the loop it is used on. Only `submit` may be called elsewhere."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, post: Post) -> None:
+        self.loop = loop
+        self._post = post
+        self._queue: deque[Job | Many] = deque()
+        self._scheduled = False
+        self._running = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Run requests, and `(method, requests)` as one execution of a batch handler."""
+        self._queue.extend(jobs)
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon_threadsafe(self._take_over)
+
+    def cancel(self, request: Request) -> None:
+        """Cancel a call that has begun; one that has not is refused when its turn comes."""
+        if request.handle is not None:
+            request.handle.cancel()
+
+    def _take_over(self) -> None:
+        self._scheduled = False
+        if self._queue and not self._running:
+            self._new_runner()
+
+    def _new_runner(self) -> None:
+        self._running = True
+        task = self.loop.create_task(self._runner())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _runner(self) -> None:
+        queue = self._queue
+        post = self._post
+        drive = self._drive
+        monotonic = time.monotonic
+        task = asyncio.current_task()
+        while queue:
+            job = queue.popleft()
+            if not isinstance(job, Request):
+                if await self._special(job):
+                    return
+                continue
+            request = job
+            code = request.refusal(monotonic())
+            if code:
+                post((FAIL, request, (code, {"message": "it ended before it began"}), False))
+                continue
+            if request.flags & BATCH:
+                try:
+                    request.handle = many = Many(request)
+                    queue.appendleft(many)
+                except CallError as error:
+                    post(failure(request, error))
+                continue
+            running.set(request)
+            method: Any = request.target
+            try:
+                if method.stream or method.takes_stream:
+                    result = await drive(self._stream(request, method), copy_context(), request)
+                else:
+                    args, kwargs = arguments(request)
+                    call = method.function(*args, **kwargs)
+                    result = outcome(request, await drive(call, copy_context(), request))
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # whatever a handler raises is the answer of this call
+                result = failure(request, error)
+            post(result)
+            if request.handle is not None:
+                request.handle = None
+                return
+            if task is not None and task.cancelling():
+                # The handler cancelled the task it ran in and returned: nobody else may suffer.
+                break
+        self._running = False
+        if queue:
+            self._new_runner()
+
+    @types.coroutine
+    def _drive(
+        self, call: Coroutine[Any, Any, T], context: Context, owner: Request | Turn
+    ) -> Generator[Any, Any, T]:
+        """Await `call`, each step in `context`. When it first suspends, give the queue away."""
+        run = context.run
+        send = call.send
+        try:
+            awaited = run(send, None)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        self._suspended(owner)
+        while True:
+            try:
+                value = yield awaited
+            except GeneratorExit:
+                call.close()
+                raise
+            except BaseException as error:  # a cancellation, on its way to the handler
+                step: Callable[[Any], Any] = call.throw
+                value = error
+            else:
+                step = send
+            try:
+                awaited = run(step, value)
+            except StopIteration as stop:
+                result = stop.value
+                return result
+
+    def _suspended(self, owner: Request | Turn) -> None:
+        owner.handle = task = asyncio.current_task()
+        if owner.cancel_code and task is not None:
+            task.cancel()
+        many = owner.many if type(owner) is Turn else None
+        if many is not None and not many.begun and len(many.turns) < BATCH_CONCURRENCY:
+            self._queue.append(many)
+        self._running = False
+        if self._queue:
+            self._new_runner()
+
+    async def _stream(self, request: Request, method: Method) -> Outcome:
+        """A handler with a stream in either direction, or both."""
+        post = self._post
+        incoming = None
+        if method.takes_stream:
+            incoming = Incoming(request, lambda r, items: post((GRANT, r, items, None)))
+        args, kwargs = arguments(request, incoming)
+        value = method.function(*args, **kwargs)
+        if not method.stream:
+            return outcome(request, await value)
+        pace = Pace(request)
+        following = value.__anext__
+        try:
+            while True:
+                if not pace.open():
+                    await pace.wait_async()
+                if request.cancel_code:
+                    return (FAIL, request, (request.cancel_code, {"message": "cancelled"}), True)
+                try:
+                    found = await following()
+                except StopAsyncIteration:
+                    raw = request.flags & RAW
+                    return (FINISH, request, () if raw else NIL, raw)
+                result = part(request, found)
+                if result[0] == FAIL:
+                    return result
+                post(result)
+                pace.produced += 1
+        finally:
+            close = getattr(value, "aclose", None)
+            if close is not None:
+                await close()
+
+    # ---------------------------------------------------------------- batches
+
+    async def _special(self, job: Many | tuple[Method, Sequence[Request]]) -> bool:
+        """Work on a client's batch or on a group; True if that used this task up."""
+        if isinstance(job, Many):
+            if job.done:
+                return False
+            turn = Turn(job)
+            job.turns.add(turn)
+            running.set(job.request)
+            await self._drive(self._work_on(job), copy_context(), turn)
+            job.turns.discard(turn)
+            if not job.turns and job.begun:
+                job.done = True
+                self._post(batch_outcome(job.request, job.results))
+        else:
+            turn = Turn(None)
+            group = Group(job[0], job[1], time.monotonic())
+            running.set(group.call)
+            await self._drive(self._run_group(group), copy_context(), turn)
+            for result in group.close():
+                self._post(result)
+        return turn.handle is not None
+
+    async def _work_on(self, many: Many) -> None:
+        method: Any = many.request.target
+        while not many.begun:
+            index = many.following
+            many.following += 1
+            call = many.calls[index]
+            if isinstance(call, CallError):
+                many.results[index] = errors.to_wire(call)
+                continue
+            try:
+                many.results[index] = (0, await method.function(*call[0], **call[1]))
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # the answer of this call alone
+                many.results[index] = item_failure(method, error, call)
+
+    async def _run_group(self, group: Group) -> None:
+        for portion in group.portions():
+            try:
+                group.took(portion, await group.method.function(portion))
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # the answer of every call in the portion
+                group.raised(portion, error)
+
+
+class LoopThread:
+    """An event loop on a thread of its own, with a LoopRunner."""
+
+    def __init__(self, post: Post, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.runner = LoopRunner(self.loop, post)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run `coroutine` on the loop; blocks until it is done. Not to be called on the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Run `jobs`, from any thread."""
+        self.runner.submit(jobs)
+
+    def cancel(self, request: Request) -> None:
+        """Cancel a call, from any thread."""
+        self.loop.call_soon_threadsafe(self.runner.cancel, request)
+
+    def stop(self, timeout: float) -> None:
+        """Cancel what still runs, and end the loop; waits up to `timeout` seconds."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        loop = self.loop
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()

@@ -1,0 +1,338 @@
+"""A worker process at work: the I/O thread between the sockets, the session and the handlers.
+
+The I/O thread only moves frames and heartbeats, plus what was declared inline. So a handler that
+blocks, or burns its processor, does not make its worker look dead.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import select
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from mesh.errors import ConfigError, ProtocolError
+from mesh.protocol import native
+from mesh.protocol.messages import Body
+from mesh.service.declare import Service
+from mesh.service.dispatch import Dispatcher
+from mesh.service.invoke import Outcome, apply
+from mesh.service.session import SessionCore
+from mesh.transport import Link, Pump, dealer_socket, parse_endpoint
+
+LIMIT = 256
+SPIN = 100e-6
+RETRY_SEND = 0.01
+FLUSH_TTL = 1.0
+DRAIN_TTL = 30.0
+LEAVE_TTL = 3.0
+LONGEST_WAIT = 60.0
+
+log = logging.getLogger("mesh.service")
+
+
+class Channel:
+    """An open connection to a broker; `backlog` is what its socket would not take yet."""
+
+    __slots__ = ("backlog", "link", "number", "pump", "watch")
+
+    def __init__(self, number: int, link: Link) -> None:
+        self.number = number
+        self.link = link
+        self.pump = link.pump
+        self.watch = link.watch
+        self.backlog: list[list[Body]] = []
+
+
+class Runtime:
+    """Serves one service in this process, registered at every broker.
+
+    `start` returns at once; `wait_ready` waits for a broker. `stop` drains. As a context manager it
+    is stopped at the end.
+    """
+
+    def __init__(self, service: Service, brokers: Sequence[str]) -> None:
+        if not service.methods:
+            raise ConfigError(f"service {service.name!r} has no methods; declare one with @rpc")
+        self.service = service
+        self._core = SessionCore(
+            service.name,
+            service.methods.values(),
+            service.lanes(),
+            [parse_endpoint(broker) for broker in brokers],
+            uniform=random.random,
+            facts={
+                "instance": uuid.uuid4().hex,
+                "version": service.version,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            },
+            heartbeat=service.heartbeat,
+            incarnation=random.getrandbits(64),
+            now=time.monotonic(),
+        )
+        self._dispatcher = Dispatcher(service, self._post)
+        self._channels: dict[int, Channel] = {}
+        self._outbox: deque[Outcome] = deque()
+        self._commands: deque[Callable[[float], None]] = deque()
+        self._sleeping = False
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self._waiter: Pump | None = None
+        self._spun = True
+        self._ready = threading.Event()
+        self._stopped = threading.Event()
+        self._stop_lock = threading.Lock()
+        self._shut_down = False
+        self._thread = threading.Thread(
+            target=self._work, name=f"mesh-{service.name}-io", daemon=True
+        )
+
+    # ---------------------------------------------------------------- for other threads
+
+    def start(self) -> Runtime:
+        """Run the start-up hooks here, then begin to register. What a hook raises is raised."""
+        self._dispatcher.start_up()
+        # What exists by now lives as long as the process: no need to look through it again.
+        gc.collect()
+        gc.freeze()
+        self._thread.start()
+        return self
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until the service is registered at a broker; False if `timeout` passed before."""
+        return self._ready.wait(timeout)
+
+    def wait_stopped(self, timeout: float | None = None) -> bool:
+        """Wait until the I/O thread has ended; False if `timeout` passed before."""
+        return self._stopped.wait(timeout)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was dropped, refused or lost, by reason, since the start."""
+        return dict(self._core.counters)
+
+    def set_lane(self, name: str, capacity: int) -> None:
+        """Serve `capacity` requests at a time in lane `name` from now on; 0 gives it up."""
+        self._command(lambda now: self._core.set_lane(name, capacity, now))
+
+    def stop(self, timeout: float = DRAIN_TTL) -> bool:
+        """Take no new work, finish what is in hand, leave, run the shut-down hooks.
+
+        After `timeout` seconds it leaves what still runs. True if everything was finished.
+        """
+        with self._stop_lock:
+            self._command(self._core.drain)
+            finished = self._stopped.wait(timeout)
+            if not finished:
+                self._command(self._core.leave)
+                self._stopped.wait(LEAVE_TTL)
+            if not self._shut_down:
+                self._shut_down = True
+                self._dispatcher.shut_down(LEAVE_TTL if finished else 0.0)
+        return finished
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _command(self, command: Callable[[float], None]) -> None:
+        self._commands.append(command)
+        if self._sleeping:
+            self._wake()
+
+    def _post(self, outcome: Outcome) -> None:
+        """Hand an outcome to the I/O thread. The first one wakes it, the following ride along."""
+        self._outbox.append(outcome)
+        if self._sleeping:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._sleeping = False
+        try:
+            os.write(self._wake_out, b"\0")
+        except BlockingIOError:
+            pass  # it is full of wake-ups already
+        except OSError:
+            if not self._stopped.is_set():
+                raise
+
+    # ---------------------------------------------------------------- the I/O thread
+
+    def _work(self) -> None:
+        try:
+            while not self._core.done:
+                now = time.monotonic()
+                if not self._turn(now, self._receive(now)):
+                    self._wait()
+        except BaseException:
+            log.critical("the I/O thread of %s ended", self.service.name, exc_info=True)
+        finally:
+            for channel in self._channels.values():
+                channel.link.close(FLUSH_TTL)
+            self._stopped.set()
+
+    def _turn(self, now: float, active: bool) -> bool:
+        """Let the session and the handlers act, and send; whether anything happened."""
+        core = self._core
+        commands = self._commands
+        while commands:
+            commands.popleft()(now)
+            active = True
+        if self._dispatcher.turn(core, now):
+            active = True
+        outbox = self._outbox
+        if outbox:
+            apply(core, [outbox.popleft() for _ in range(len(outbox))])
+            active = True
+        core.tick(now)
+        return self._send(now) or active
+
+    def _receive(self, now: float) -> bool:
+        active = False
+        for channel in list(self._channels.values()):
+            watch = channel.watch
+            watch.drain()
+            messages = channel.pump.receive(LIMIT)
+            if messages:
+                active = True
+                self._feed(channel, messages, now)
+            if watch.lost and channel.pump.drained:
+                log.debug("%s: %s", channel.link.endpoint, watch.lost)
+                self._core.lost(channel.number, now)
+                active = True
+        return active
+
+    def _feed(self, channel: Channel, messages: list[list[Body]], now: float) -> None:
+        self._spun = False
+        receive = self._core.receive
+        number = channel.number
+        for frames in messages:
+            try:
+                message = native.decode(frames)
+            except ProtocolError as error:
+                log.debug("%s sent an invalid message: %s", channel.link.endpoint, error)
+                self._core.counters["dropped:invalid"] = (
+                    self._core.counters.get("dropped:invalid", 0) + 1
+                )
+                continue
+            receive(number, message, now)
+
+    def _send(self, now: float) -> bool:
+        """Open links, send everything, close links; whether there was anything to do."""
+        core = self._core
+        actions = core.take_links()
+        messages = core.take()
+        for channel in self._channels.values():
+            if channel.backlog:
+                frames, channel.backlog = channel.backlog, []
+                self._send_frames(channel, frames)
+        if not actions and not messages:
+            return False
+        for number, endpoint in actions:
+            if endpoint is not None:
+                self._open(number, endpoint, now)
+        if messages:
+            encode = native.encode
+            last = messages[0][0]
+            outgoing: list[list[Body]] = []
+            for number, message in messages:
+                if number != last:
+                    self._send_to(last, outgoing)
+                    last, outgoing = number, []
+                outgoing.append(encode(message))
+            self._send_to(last, outgoing)
+        for number, endpoint in actions:
+            if endpoint is None and number in self._channels:
+                self._channels.pop(number).link.close(FLUSH_TTL)
+                self._waiter = None
+        if actions or not self._ready.is_set():
+            self._report()
+        return True
+
+    def _send_to(self, number: int, outgoing: list[list[Body]]) -> None:
+        channel = self._channels.get(number)
+        if channel is None:
+            return
+        if channel.backlog:
+            channel.backlog += outgoing
+        else:
+            self._send_frames(channel, outgoing)
+
+    def _send_frames(self, channel: Channel, outgoing: list[list[Body]]) -> None:
+        failed = channel.pump.send(outgoing)
+        if failed:
+            channel.backlog = [outgoing[index] for index, _ in failed]
+
+    def _open(self, number: int, endpoint: str, now: float) -> None:
+        try:
+            channel = Channel(number, dealer_socket(endpoint))
+        except ConfigError as error:
+            # A name that cannot be resolved now may be later.
+            log.warning("%s", error)
+            self._core.lost(number, now)
+            return
+        self._channels[number] = channel
+        self._waiter = None
+
+    def _report(self) -> None:
+        if self._core.live and not self._ready.is_set():
+            self._ready.set()
+        for notice in self._core.notices:
+            log.warning("%s: %s", self.service.name, notice)
+        self._core.notices.clear()
+
+    # ---------------------------------------------------------------- waiting
+
+    def _wait(self) -> None:
+        """Block until something happens or is due. Handlers' outcomes wake it through the pipe."""
+        channels = self._channels
+        if not self._spun and self.service.spin and len(channels) == 1 and not self._core.in_hand:
+            self._spun = True
+            channel = next(iter(channels.values()))
+            messages = channel.pump.spin(LIMIT, SPIN)
+            if messages:
+                now = time.monotonic()
+                self._feed(channel, messages, now)
+                self._turn(now, True)
+                return
+        self._sleeping = True
+        if not self._outbox and not self._commands:
+            due = min(self._core.next_deadline(), self._dispatcher.next_deadline())
+            timeout = min(LONGEST_WAIT, max(0.0, due - time.monotonic()))
+            if any(channel.backlog for channel in channels.values()):
+                timeout = min(timeout, RETRY_SEND)
+            self._block(timeout)
+        self._sleeping = False
+
+    def _block(self, timeout: float) -> None:
+        if not self._channels:
+            select.select([self._wake_in], [], [], timeout)
+        else:
+            if self._waiter is None:
+                first, *others = self._channels.values()
+                wake: list[Any] = [self._wake_in, first.watch.socket]
+                for channel in others:
+                    wake += [channel.link.socket, channel.watch.socket]
+                self._waiter = Pump(first.link.socket, wake=wake)
+            self._waiter.wait(timeout)
+        with suppress(BlockingIOError):
+            os.read(self._wake_in, 4096)

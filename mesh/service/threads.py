@@ -1,0 +1,200 @@
+"""Plain handlers: a bounded pool of threads, and one thread for each lane with an executor.
+
+A pool of its own instead of concurrent.futures: no future, no lock and no callback per call.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from mesh.context import running
+from mesh.protocol.messages import RAW
+from mesh.service.batching import Group
+from mesh.service.declare import Method
+from mesh.service.invoke import (
+    FAIL,
+    FINISH,
+    GRANT,
+    NIL,
+    Post,
+    arguments,
+    failure,
+    outcome,
+    part,
+    run,
+)
+from mesh.service.lanes import Execute, execute_all
+from mesh.service.session import Request
+from mesh.service.streams import Incoming, Pace
+
+STOP = None
+
+
+class ThreadPool:
+    """Runs requests and groups, each on one of up to `size` threads, which start as needed."""
+
+    def __init__(self, size: int, post: Post, name: str) -> None:
+        self._size = size
+        self._post = post
+        self._name = name
+        self._queue: SimpleQueue[tuple[Callable[[Any], None], Any] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._working: set[int] = set()
+
+    def submit(self, request: Request) -> None:
+        """Run one request."""
+        self._put(self._serve, request)
+
+    def submit_group(self, method: Method, requests: Sequence[Request]) -> None:
+        """Run one execution of a batch handler."""
+        self._put(self._serve_group, (method, requests))
+
+    def stop(self, timeout: float) -> None:
+        """End the threads that are idle; wait up to `timeout` seconds for those that are not."""
+        for _ in self._threads:
+            self._queue.put(STOP)
+        end_at = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end_at - time.monotonic()))
+
+    def _put(self, serve: Callable[[Any], None], job: Any) -> None:
+        queue = self._queue
+        queue.put((serve, job))
+        if len(self._threads) < self._size and queue.qsize() > self._idle:
+            name = f"{self._name}-{len(self._threads) + 1}"
+            # Daemons: a handler that never returns must not keep the process from ending.
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    @property
+    def _idle(self) -> int:
+        """Threads that wait for a job, as far as one can tell without a lock."""
+        return len(self._threads) - len(self._working)
+
+    def _work(self) -> None:
+        get = self._queue.get
+        working = self._working
+        me = threading.get_ident()
+        while True:
+            job = get()
+            if job is STOP:
+                return
+            working.add(me)
+            job[0](job[1])
+            working.discard(me)
+
+    def _serve(self, request: Request) -> None:
+        serve_here(request, self._post)
+
+    def _serve_group(self, job: tuple[Method, Sequence[Request]]) -> None:
+        for result in run_group(Group(job[0], job[1], time.monotonic())).close():
+            self._post(result)
+
+
+def serve_here(request: Request, post: Post) -> None:
+    """Run a plain handler, stream or not, on this thread until its end."""
+    code = request.refusal(time.monotonic())
+    if code:
+        post((FAIL, request, (code, {"message": "it ended before it began"}), False))
+        return
+    method: Any = request.target
+    if method.stream or method.takes_stream:
+        _serve_stream(request, method, post)
+    else:
+        post(run(request))
+
+
+def _serve_stream(request: Request, method: Method, post: Post) -> None:
+    token = running.set(request)
+    try:
+        incoming = None
+        if method.takes_stream:
+            incoming = Incoming(request, lambda r, items: post((GRANT, r, items, None)))
+        args, kwargs = arguments(request, incoming)
+        value = method.function(*args, **kwargs)
+        post(_send_items(request, iter(value), post) if method.stream else outcome(request, value))
+    except BaseException as error:  # whatever a handler raises is the answer of this call
+        post(failure(request, error))
+    finally:
+        running.reset(token)
+
+
+def _send_items(request: Request, iterator: Any, post: Post) -> Any:
+    """Send what `iterator` yields as fast as the reader wants it; the final outcome."""
+    pace = Pace(request)
+    try:
+        while True:
+            if not pace.open():
+                pace.wait()
+            if request.cancel_code:
+                return (FAIL, request, (request.cancel_code, {"message": "cancelled"}), True)
+            try:
+                value = next(iterator)
+            except StopIteration:
+                return (FINISH, request, () if request.flags & RAW else NIL, request.flags & RAW)
+            result = part(request, value)
+            if result[0] == FAIL:
+                return result
+            post(result)
+            pace.produced += 1
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def run_group(group: Group) -> Group:
+    """Run a plain batch handler over the portions of `group`."""
+    token = running.set(group.call)
+    try:
+        for portion in group.portions():
+            try:
+                group.took(portion, group.method.function(portion))
+            except BaseException as error:  # the answer of every call in the portion
+                group.raised(portion, error)
+    finally:
+        running.reset(token)
+    return group
+
+
+class LaneThread:
+    """Gives everything that has arrived in a lane to its executor, on a thread of its own."""
+
+    def __init__(self, name: str, execute: Execute, post: Post) -> None:
+        self._execute = execute
+        self._post = post
+        self._queue: SimpleQueue[Sequence[Request] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Run `requests`, together with what else is waiting."""
+        self._queue.put(requests)
+
+    def stop(self, timeout: float) -> None:
+        """End the thread when it has run what is waiting."""
+        self._queue.put(STOP)
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is STOP:
+                return
+            requests = list(first)
+            ending = False
+            while not self._queue.empty():
+                more = self._queue.get()
+                if more is STOP:
+                    ending = True
+                    break
+                requests += more
+            for result in execute_all(self._execute, requests):
+                self._post(result)
+            if ending:
+                return

@@ -1,0 +1,42 @@
+"""Everything that touches ZeroMQ: sockets, the frame pump, and the watch over connections."""
+
+from __future__ import annotations
+
+from mesh.transport.endpoints import is_local, parse_endpoint
+from mesh.transport.guard import ByteGuard
+from mesh.transport.monitor import LinkWatch, PeerWatch, disconnect
+from mesh.transport.pump import KIND, LARGE, MAX_FRAMES, Body, LargeBody, Pump, why
+from mesh.transport.sockets import (
+    MAX_MESSAGE,
+    Bound,
+    Link,
+    context,
+    dealer_socket,
+    end_context,
+    router_socket,
+    seed_c_random,
+)
+
+__all__ = [
+    "KIND",
+    "LARGE",
+    "MAX_FRAMES",
+    "MAX_MESSAGE",
+    "Body",
+    "Bound",
+    "ByteGuard",
+    "LargeBody",
+    "Link",
+    "LinkWatch",
+    "PeerWatch",
+    "Pump",
+    "context",
+    "dealer_socket",
+    "disconnect",
+    "end_context",
+    "is_local",
+    "parse_endpoint",
+    "router_socket",
+    "seed_c_random",
+    "why",
+]

@@ -1,0 +1,13 @@
+"""Types of the compiled pump; the contract is that of its twin in Python."""
+
+from mesh.transport import pure
+
+LARGE: int
+MAX_FRAMES: int
+
+class LargeFrame:
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class Pump(pure.Pump): ...

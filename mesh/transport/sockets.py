@@ -1,0 +1,280 @@
+"""Sockets as the mesh uses them: one context, bound ROUTERs, DEALERs that connect once.
+
+Settings that matter for safety are made here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket as net
+import stat
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import zmq
+
+from mesh.errors import ConfigError
+from mesh.transport.endpoints import is_ipv6, parse_endpoint
+from mesh.transport.monitor import LinkWatch, PeerWatch
+from mesh.transport.pump import Pump, Wake
+
+# A body of 64 MiB and the frames around it.
+MAX_MESSAGE = 64 * 1024 * 1024 + 64 * 1024
+HANDSHAKE_TIMEOUT = 2.0
+BACKLOG = 512
+MAX_SOCKETS = 16_384
+
+_lock = threading.Lock()
+_current: zmq.Context[zmq.Socket[bytes]] | None = None
+# A context must not be used, nor even ended, in a forked child; dropping the reference would do so.
+_inherited: list[zmq.Context[zmq.Socket[bytes]] | None] = []
+
+
+def _leave_to_parent() -> None:
+    global _current, _lock
+    _inherited.append(_current)
+    _current, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The process's only context; a forked child gets its own.
+
+    It has one I/O thread: with more, the report of a new connection could come after its first
+    message.
+    """
+    global _current
+    with _lock:
+        if _current is None or _current.closed:
+            _current = zmq.Context(io_threads=1)
+            _current.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+        return _current
+
+
+def end_context() -> None:
+    """Wait until closed sockets have sent what their linger allows, and end the process's context.
+
+    For the end of a program: a process that merely exits throws such messages away. Blocks for ever
+    while a socket is open.
+    """
+    global _current
+    with _lock:
+        ending, _current = _current, None
+    if ending is not None:
+        ending.term()
+
+
+def seed_c_random() -> bool:
+    """Seed the C library's random numbers from the system, as far as that is possible.
+
+    libzmq draws a ROUTER's first routing id from them and does not seed them, so that ids could be
+    foretold. False if the C library could not be reached.
+    """
+    try:
+        ctypes.CDLL(None).srand(ctypes.c_uint(int.from_bytes(os.urandom(4), "little")))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class Bound:
+    """A bound ROUTER with its pump and watch; `endpoints` are the real ones, ports filled in."""
+
+    socket: zmq.Socket[bytes]
+    endpoints: tuple[str, ...]
+    pump: Pump
+    watch: PeerWatch
+
+    def close(self) -> None:
+        """Stop listening, end all connections and throw away what was not sent."""
+        self.watch.close()
+        self.socket.close(0)
+
+
+@dataclass(slots=True)
+class Link:
+    """A DEALER on its way to one endpoint, with its pump and watch."""
+
+    socket: zmq.Socket[bytes]
+    endpoint: str
+    pump: Pump
+    watch: LinkWatch
+
+    def close(self, linger: float | None = None) -> None:
+        """End the connection; with `linger`, go on sending what is queued for so many seconds."""
+        self.watch.close()
+        self.socket.close(None if linger is None else _milliseconds(linger))
+
+
+def router_socket(
+    endpoints: str | Sequence[str],
+    *,
+    wake: Sequence[Wake] = (),
+    heartbeat_every: float = 0.1,
+    heartbeat_timeout: float = 0.3,
+    send_limit: int = 100_000,
+    receive_limit: int = 100_000,
+    max_frame: int = MAX_MESSAGE,
+) -> Bound:
+    """A ROUTER that listens at all `endpoints` and says so when a peer cannot be reached.
+
+    `wake` goes to the pump, which always wakes up for its own watch. The two limits are messages
+    per peer, `max_frame` is bytes, times are seconds.
+
+    Raises:
+        ConfigError: an endpoint is wrong, in use or cannot be listened at.
+    """
+    wanted = [endpoints] if isinstance(endpoints, str) else endpoints
+    addresses = [parse_endpoint(endpoint, bind=True) for endpoint in wanted]
+    if not addresses:
+        raise ConfigError("a broker needs at least one endpoint to listen at")
+    seed_c_random()
+    socket = context().socket(zmq.ROUTER)
+    try:
+        _set_common(socket, heartbeat_every, heartbeat_timeout, max_frame)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.BACKLOG, BACKLOG)
+        socket.setsockopt(zmq.SNDHWM, send_limit)
+        socket.setsockopt(zmq.RCVHWM, receive_limit)
+        watch = PeerWatch(socket)
+    except BaseException:
+        socket.close(0)
+        raise
+    try:
+        bound = tuple(_bind(socket, address) for address in addresses)
+        pump = Pump(socket, router=True, wake=(watch.socket, *wake))
+        return Bound(socket, bound, pump, watch)
+    except BaseException:
+        watch.close()
+        socket.close(0)
+        raise
+
+
+def dealer_socket(
+    endpoint: str,
+    *,
+    wake: Sequence[Wake] = (),
+    linger: float = 0.0,
+    heartbeat_every: float = 0.1,
+    heartbeat_timeout: float = 0.3,
+    connect_timeout: float = 5.0,
+    send_limit: int = 100_000,
+    receive_limit: int = 100_000,
+    max_frame: int = MAX_MESSAGE,
+    immediate: bool = False,
+) -> Link:
+    """A DEALER that connects once and never again: when its watch says `lost`, it is used up.
+
+    Messages may be sent at once and leave when the connection stands; with `immediate` only a
+    standing connection takes any (EAGAIN before, and for up to a millisecond after the watch says
+    `up`).
+
+    Raises:
+        ConfigError: the endpoint is wrong.
+    """
+    address = parse_endpoint(endpoint)
+    socket = context().socket(zmq.DEALER)
+    watch: LinkWatch | None = None
+    try:
+        _set_common(socket, heartbeat_every, heartbeat_timeout, max_frame)
+        socket.setsockopt(zmq.LINGER, _milliseconds(linger))
+        # A message queued here while the broker was away would be executed after its return, when
+        # the caller has long given it up; so a lost connection takes its queue with it.
+        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, _milliseconds(connect_timeout))
+        socket.setsockopt(zmq.IMMEDIATE, int(immediate))
+        socket.setsockopt(zmq.SNDHWM, send_limit)
+        socket.setsockopt(zmq.RCVHWM, receive_limit)
+        watch = LinkWatch(socket)
+        pump = Pump(socket, wake=(watch.socket, *wake))
+        socket.setsockopt(zmq.IPV6, int(is_ipv6(address)))
+        socket.connect(address)
+        return Link(socket, address, pump, watch)
+    except BaseException as error:
+        if watch is not None:
+            watch.close()
+        socket.close(0)
+        if isinstance(error, zmq.ZMQError):
+            raise ConfigError(f"cannot connect to {address}: {error.strerror}") from error
+        raise
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1e3))
+
+
+def _set_common(
+    socket: zmq.Socket[bytes], heartbeat_every: float, heartbeat_timeout: float, max_frame: int
+) -> None:
+    socket.setsockopt(zmq.MAXMSGSIZE, max_frame)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, _milliseconds(HANDSHAKE_TIMEOUT))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _milliseconds(heartbeat_every))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _milliseconds(heartbeat_timeout))
+    socket.setsockopt(zmq.HEARTBEAT_TTL, _milliseconds(heartbeat_timeout))
+
+
+def _bind(socket: zmq.Socket[bytes], address: str) -> str:
+    """Listen at `address`; returns it with the port that was chosen."""
+    if address.startswith("ipc://"):
+        _make_way(address.removeprefix("ipc://"))
+    socket.setsockopt(zmq.IPV6, int(is_ipv6(address)))
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"cannot listen at {address}: {_advice(error)}") from error
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+    return bytes(endpoint).rstrip(b"\0").decode()
+
+
+def _advice(error: zmq.ZMQError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "another process listens there; stop it or choose another port"
+    if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
+        return "this machine has no such address; use a numeric address of its own, or *"
+    return error.strerror or str(error)
+
+
+def _make_way(path: str) -> None:
+    """Remove the socket file of a process that is gone.
+
+    libzmq itself would remove whatever is in the way, be it a living broker's socket or a user's
+    file.
+
+    Raises:
+        ConfigError: somebody listens there, or it is not a socket, or there is no such folder.
+    """
+    if path.startswith("@"):
+        return  # an abstract name leaves nothing behind
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ConfigError(
+            f"cannot listen at ipc://{path}: there is no folder {folder}; make it first"
+        )
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise ConfigError(f"cannot listen at ipc://{path}: a file is there that is no socket")
+    except FileNotFoundError:
+        return
+    with net.socket(net.AF_UNIX, net.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # somebody listens, and is busy
+        except OSError as error:
+            raise ConfigError(f"cannot listen at ipc://{path}: {error.strerror}") from error
+    raise ConfigError(
+        f"cannot listen at ipc://{path}: another process listens there; stop it first"
+    )
