@@ -6,6 +6,7 @@
 # Everything happens in .venv, which is made at the first need. PYTHON=... chooses the interpreter,
 # ARGS=... is handed on to pytest, the example or the benchmark.
 
+SHELL  := /bin/bash
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
@@ -14,7 +15,9 @@ ARGS   :=
 
 # What an installation is made from: a change of one of these makes it anew. The rest of the code
 # is used in place.
-RECIPE := pyproject.toml $(wildcard setup.py mesh/transport/_pump.pyx)
+RECIPE := pyproject.toml setup.py mesh/transport/_pump.pyx \
+	$(addprefix mesh/protocol/,messages.py messages.pxd native.py native.pxd) \
+	$(addprefix broker/,state.py state.pxd queues.py queues.pxd router.py router.pxd server.py)
 
 # The stamp holds the path of the checkout: a .venv that was copied or moved, or whose Python has
 # gone, is none.
@@ -66,5 +69,5 @@ $(VENV)/.bench: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f mesh/transport/_pump.c mesh/transport/_pump*.so
+	rm -f {mesh/transport,mesh/protocol,broker}/*.{c,so}
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

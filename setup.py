@@ -1,29 +1,44 @@
-"""Adds the one compiled part, the frame pump, to what pyproject.toml declares.
+"""Adds the compiled parts to what pyproject.toml declares. All of them are optional.
 
-The pump is optional: without Cython or a working C compiler the package installs all the same and
-uses the pump's twin in Python. `sage-mesh doctor` tells which one is in use, and why.
+Without Cython or a working C compiler the package installs all the same: the frame pump has a
+twin in Python, and the other modules here are plain Python files that Cython compiles as they
+stand, with the types in the `.pxd` file beside each. `sage-mesh doctor` tells what is in use, and
+why.
 """
 
 from __future__ import annotations
 
 from setuptools import Extension, setup
 
-SOURCE = "mesh/transport/_pump.pyx"
+PUMP = "mesh/transport/_pump.pyx"
+COMPILED_AS_THEY_STAND = (
+    "mesh/protocol/messages.py",
+    "mesh/protocol/native.py",
+    "broker/state.py",
+    "broker/queues.py",
+    "broker/router.py",
+    "broker/server.py",
+)
 
 
 def extensions() -> list[Extension]:
-    """The pump, or nothing where Cython is missing; `optional` covers a failing compiler."""
+    """The compiled modules; none where Cython is missing, fewer where the compiler fails."""
     try:
         from Cython.Build import cythonize
 
-        pump = Extension("mesh.transport._pump", [SOURCE], optional=True)
-        modules: list[Extension] = cythonize([pump])
-        for module in modules:
-            module.optional = True  # cythonize does not keep it
+        modules: list[Extension] = cythonize(
+            [
+                Extension(path.rpartition(".")[0].replace("/", "."), [path])
+                for path in (PUMP, *COMPILED_AS_THEY_STAND)
+            ],
+            # Annotations speak of interfaces (a Sequence); the .pxd files say what is what.
+            compiler_directives={"language_level": 3, "annotation_typing": False},
+        )
     except Exception as error:
-        # Whatever went wrong, the twin in Python does the same work: say so and go on.
-        print(f"warning: the frame pump is not compiled ({error!r}); its Python twin will be used")
+        print(f"warning: nothing is compiled ({error!r}); the same code runs as plain Python")
         return []
+    for module in modules:
+        module.optional = True  # cythonize does not keep it
     return modules
 
 

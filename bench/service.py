@@ -1,9 +1,8 @@
-"""The service that is measured: `python -m bench.service ENDPOINT`, one worker process."""
+"""The service that is measured: `python -m mesh.service bench.service:bench`."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Iterator
 
 from mesh import Service
@@ -52,6 +51,3 @@ def items_threaded(count: int, size: int) -> Iterator[bytes]:
     for _ in range(count):
         yield body
 
-
-if __name__ == "__main__":
-    bench.run(sys.argv[1], workers=1)

@@ -16,9 +16,10 @@ def mesh_broker(processes: Stack, bind: str = "tcp://127.0.0.1:0") -> tuple[Chil
     return child, line.split()[1]
 
 
-def mesh_worker(processes: Stack, endpoint: str, *options: object) -> Child:
+def mesh_worker(processes: Stack, endpoint: str) -> Child:
     """One process of `bench.service`, registered."""
-    child, _ = processes.start(*python("bench.service", endpoint, *options), until="serving ")
+    command = python("mesh.service", "bench.service:bench", "--broker", endpoint)
+    child, _ = processes.start(*command, until="serving ")
     return child
 
 

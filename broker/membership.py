@@ -19,6 +19,7 @@ from broker.state import (
     DRAINING,
     EJECTED,
     SUSPECT,
+    Call,
     Method,
     Seat,
     Service,
@@ -28,7 +29,7 @@ from mesh import errors
 from mesh.errors import ProtocolError
 from mesh.protocol import payload
 from mesh.protocol.mdp import LEGACY02, NATIVE
-from mesh.protocol.messages import GOODBYE, HEARTBEAT, MAX_NAME, WELCOME, Message
+from mesh.protocol.messages import DRAIN, GOODBYE, HEARTBEAT, MAX_NAME, WELCOME, Message
 
 if TYPE_CHECKING:
     from broker.router import Router
@@ -36,7 +37,20 @@ if TYPE_CHECKING:
 MAX_WINDOW = 10_000
 MAX_LANES = 64
 MAX_METHODS = 4096
+MAX_TEXT = 200
 EXPELLED_KEPT = 10_000
+
+
+def text_of(fields: dict[str, Any], key: str) -> str:
+    """What a peer says of itself, for operators; empty if it is no text."""
+    value = fields.get(key)
+    return value[:MAX_TEXT] if type(value) is str else ""
+
+
+def pid_of(fields: dict[str, Any]) -> int:
+    """The process id that a peer states, 0 if it is none."""
+    value = fields.get("pid")
+    return value if type(value) is int and 0 < value < 1 << 32 else 0
 
 
 def register(router: Router, peer: bytes, message: Message, now: float) -> None:
@@ -52,7 +66,7 @@ def register(router: Router, peer: bytes, message: Message, now: float) -> None:
         methods = _methods(fields)
         text = name.decode()
     except (ProtocolError, UnicodeDecodeError):
-        _turn_away(router, peer, "refused:bad_ready", now)
+        turn_away(router, peer, "refused:bad_ready", now)
         return
     if (
         not name
@@ -60,7 +74,7 @@ def register(router: Router, peer: bytes, message: Message, now: float) -> None:
         or text.partition(".")[0] in ("mmi", "mesh")
         or text.strip(".") != text
     ):
-        _turn_away(router, peer, "refused:reserved_name", now)
+        turn_away(router, peer, "refused:reserved_name", now)
         return
     if peer in router.clients:
         router.lost(peer, now)
@@ -69,16 +83,18 @@ def register(router: Router, peer: bytes, message: Message, now: float) -> None:
         service = router.services[name] = Service(name)
     first = not service.workers
     dialect = fields.get("mdp", NATIVE)
-    worker = Worker(peer, service, dialect if dialect in range(LEGACY02 + 1) else NATIVE, now)
+    if type(dialect) is not int or not NATIVE <= dialect <= LEGACY02:
+        dialect = NATIVE
+    worker = Worker(peer, service, dialect, now)
     worker.heartbeat = (
         agreed_heartbeat(router, fields)
         if worker.dialect == NATIVE
         else router.settings.mdp_heartbeat
     )
-    worker.instance = str(fields.get("instance", ""))[:100]
-    worker.version = str(fields.get("version", ""))[:100]
-    worker.host = str(fields.get("host", ""))[:200]
-    worker.pid = fields["pid"] if isinstance(fields.get("pid"), int) else 0
+    worker.instance = text_of(fields, "instance")
+    worker.version = text_of(fields, "version")
+    worker.host = text_of(fields, "host")
+    worker.pid = pid_of(fields)
     router.workers[peer] = worker
     service.workers[peer] = worker
     service.methods.update(methods)
@@ -89,26 +105,47 @@ def register(router: Router, peer: bytes, message: Message, now: float) -> None:
     router.count("joined")
     if worker.dialect == NATIVE:
         router.send(peer, welcome(router, worker.heartbeat))
+        if router.draining_since is not None:
+            router.send(peer, Message(DRAIN))
     if first:
         _rehome(router, service)
     seat_all(router, worker, now)
 
 
 def _rehome(router: Router, service: Service) -> None:
-    """Calls that waited for an unknown service stand in its default lane: put each in its own."""
-    default = service.lanes.get(b"")
-    if default is None:
-        return
-    for call in list(default.queue):
-        message = call.message
-        method = service.methods.get(message.method) if message is not None else None
-        writer = service.lanes.get(b"writer") if call.client.dialect != NATIVE else None
-        lane = writer or (router.lane(service, method.lane) if method is not None else default)
-        call.idempotent = call.idempotent or (method is not None and method.idempotent)
-        if lane is not default:
-            default.queue.remove(call)
-            call.lane = lane
-            lane.queue.push(call)
+    """The first worker of `service` is here: put the calls that waited for it into their lanes.
+
+    They stand in the default lane, or in a lane of workers that have left. MDP calls for `a.b`
+    that found no service stand at a service of that name (section 10).
+    """
+    for lane in list(service.lanes.values()):
+        for call in list(lane.queue):
+            _place(router, call, service)
+    prefix = service.name + b"."
+    for name, other in router.services.items():
+        method = name[len(prefix) :]
+        if other.workers or not method or b"." in method or not name.startswith(prefix):
+            continue
+        for lane in other.lanes.values():
+            for call in list(lane.queue):
+                message = call.message
+                if call.client.dialect != NATIVE and message is not None:
+                    message.service, message.method = service.name, method
+                    _place(router, call, service)
+
+
+def _place(router: Router, call: Call, service: Service) -> None:
+    """Let the waiting `call` wait where `service` wants it."""
+    method = service.methods.get(call.message.method) if call.message is not None else None
+    if call.client.dialect != NATIVE and b"writer" in service.lanes:
+        lane = service.lanes[b"writer"]
+    else:
+        lane = router.lane(service, method.lane if method is not None else b"")
+    call.idempotent = call.idempotent or (method is not None and method.idempotent)
+    if lane is not call.lane:
+        call.lane.queue.remove(call)
+        call.lane = lane
+        lane.queue.push(call)
 
 
 def _lanes(fields: dict[str, Any]) -> dict[bytes, int]:
@@ -119,8 +156,15 @@ def _lanes(fields: dict[str, Any]) -> dict[bytes, int]:
     for name, window in lanes.items():
         if type(name) is not str or type(window) is not int or window <= 0:
             raise ProtocolError("a lane has a text name and a positive window")
-        found[name.encode("utf-8", "surrogatepass")[:MAX_NAME]] = min(window, MAX_WINDOW)
+        found[_name(name)] = min(window, MAX_WINDOW)
     return found
+
+
+def _name(text: str) -> bytes:
+    name = text.encode("utf-8", "surrogatepass")
+    if len(name) > MAX_NAME:
+        raise ProtocolError(f"a name is longer than {MAX_NAME} octets")
+    return name
 
 
 def _methods(fields: dict[str, Any]) -> dict[bytes, Method]:
@@ -134,18 +178,16 @@ def _methods(fields: dict[str, Any]) -> dict[bytes, Method]:
         lane = facts.get("lane", "")
         if type(lane) is not str:
             raise ProtocolError("a lane's name is text")
-        found[name.encode("utf-8", "surrogatepass")] = Method(
-            lane.encode("utf-8", "surrogatepass"), facts.get("idempotent") is True
-        )
+        found[_name(name)] = Method(_name(lane), facts.get("idempotent") is True)
     return found
 
 
 def agreed_heartbeat(router: Router, fields: dict[str, Any]) -> float:
     """The interval both sides use: the slower proposal, within 0.1 to 10 s (section 6)."""
-    proposed = fields.get("heartbeat")
-    ours = router.settings.heartbeat
-    theirs = float(proposed) if isinstance(proposed, int | float) else ours
-    return max(0.1, min(10.0, max(ours, theirs)))
+    theirs = fields.get("heartbeat")
+    if type(theirs) is not int and type(theirs) is not float:
+        theirs = 0.0
+    return float(max(0.1, min(10.0, max(router.settings.heartbeat, theirs))))
 
 
 def welcome(router: Router, heartbeat: float) -> Message:
@@ -176,12 +218,17 @@ def set_capacity(router: Router, peer: bytes, message: Message, now: float) -> N
         seat = worker.seats[message.method] = Seat(worker, lane, window)
         lane.seats[worker] = seat
     seat.window = window
-    if worker.state == ACTIVE and not worker.paused_until:
-        seat.lane.pool.put(seat)
-        router.dispatch(seat.lane, now)
+    if worker.state != ACTIVE or worker.paused_until:
+        return
+    if worker.probing:
+        unseat(worker)
+        seat_probe(router, worker, now)
+        return
+    seat.lane.pool.put(seat)
+    router.dispatch(seat.lane, now)
 
 
-def _turn_away(router: Router, peer: bytes, reason: str, now: float) -> None:
+def turn_away(router: Router, peer: bytes, reason: str, now: float) -> None:
     router.count(reason)
     router.send(peer, Message(GOODBYE, code=errors.PROTOCOL))
     _deafen(router, peer, now)
@@ -202,6 +249,9 @@ def _deafen(router: Router, peer: bytes, now: float) -> None:
 
 def seat_all(router: Router, worker: Worker, now: float) -> None:
     """Put an eligible worker's seats into their pools and give them work."""
+    if worker.probing:
+        seat_probe(router, worker, now)
+        return
     for seat in worker.seats.values():
         seat.lane.pool.put(seat)
         router.dispatch(seat.lane, now)
@@ -230,15 +280,14 @@ def resume_paused(router: Router, now: float) -> None:
                 worker.state = ACTIVE
                 worker.probing = True
                 router.count("probed")
-                seat_probe(router, worker, now)
-            elif worker.state == ACTIVE:
+            if worker.state == ACTIVE:
                 seat_all(router, worker, now)
 
 
 def seat_probe(router: Router, worker: Worker, now: float) -> None:
     """One request only, until it has shown that it works again."""
     for seat in worker.seats.values():
-        if not worker.calls:
+        if seat.window and not worker.calls:
             window, seat.window = seat.window, 1
             seat.lane.pool.put(seat)
             seat.window = window
@@ -266,8 +315,7 @@ def failed(router: Router, worker: Worker, now: float) -> None:
         worker.consecutive_errors < router.settings.eject_errors or not others_succeed
     ):
         return
-    ejected = sum(1 for other in service.workers.values() if other.state == EJECTED)
-    if (ejected + 1) * 2 > len(service.workers):
+    if (len(_ejected(router, service)) + 1) * 2 > len(service.workers):
         return
     worker.ejections += 1
     worker.probing = False
@@ -277,6 +325,11 @@ def failed(router: Router, worker: Worker, now: float) -> None:
     router.count("ejected")
 
 
+def _ejected(router: Router, service: Service) -> list[Worker]:
+    """The ejected workers of `service`: each is paused until its probe."""
+    return [w for w in router.paused if w.state == EJECTED and w.service is service]
+
+
 def succeeded(router: Router, worker: Worker, now: float) -> None:
     """A worker that had failed works again."""
     worker.consecutive_errors = 0
@@ -284,6 +337,17 @@ def succeeded(router: Router, worker: Worker, now: float) -> None:
         worker.probing = False
         worker.ejections = 0
         router.count("restored")
+        if worker.state == ACTIVE and not worker.paused_until:
+            seat_all(router, worker, now)
+
+
+def recall_ejected(router: Router, service: Service, now: float) -> None:
+    """Others have gone: probe ejected workers now rather than leave out more than half."""
+    ejected = _ejected(router, service)
+    surplus = max(0, len(ejected) - len(service.workers) // 2)
+    for worker in sorted(ejected, key=lambda worker: worker.paused_until)[:surplus]:
+        router.paused[worker] = now
+        resume_paused(router, now)
 
 
 def drain(router: Router, worker: Worker) -> None:

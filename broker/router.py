@@ -39,7 +39,7 @@ from broker.state import (
 from mesh import errors
 from mesh.errors import ProtocolError
 from mesh.protocol import payload
-from mesh.protocol.mdp import MDP01, NATIVE
+from mesh.protocol.mdp import LEGACY02, MDP01, NATIVE
 from mesh.protocol.messages import (
     CANCEL,
     CAPACITY,
@@ -65,7 +65,7 @@ from mesh.protocol.messages import (
 )
 
 RATE_EVERY = 0.1
-MAX_CREDIT = 1 << 31
+MAX_CREDIT = (1 << 32) - 1
 
 
 class Router:
@@ -148,10 +148,14 @@ class Router:
         """`message` has no form in the dialect that `peer` speaks (section 10)."""
         self.count("dropped:inexpressible")
         worker = self.workers.get(peer)
-        if worker is not None and message.command == REQUEST:
-            call = worker.calls[message.tag]
+        if worker is None or message.command != REQUEST:
+            return
+        call = worker.calls.get(message.tag)
+        if call is None:  # the worker left and came back meanwhile
+            return
+        if not call.ended:
             self._fail(call, errors.INVALID_ARGUMENT, "MDP workers cannot take a client's stream")
-            self._release(worker, call, self._watched_at)
+        self._release(worker, call, worker.sent_at)
 
     def tick(self, now: float) -> None:
         """Let time pass: expire calls, watch workers, measure rates."""
@@ -230,17 +234,21 @@ class Router:
         client.seen_at = now
         sequence = message.sequence
         if not sequence:
+            if client.dialect == NATIVE:
+                self.count("dropped:no_request_id")
+                return
             self._last_sequence += 1
             sequence = self._last_sequence
+            message.code = 0
             message.timeout = self.settings.mdp_ttl
             message.flags |= STREAM
             message.credit = MAX_CREDIT
-        elif sequence in client.calls:
+        elif sequence in client.calls or client.dialect != NATIVE:
             self.count("dropped:duplicate_request")
             return
         service = self.services.get(message.service)
-        if service is None:
-            service = self._unknown_service(client, message, sequence, now)
+        if service is None or not service.workers:
+            service = self._unserved_service(client, message, sequence, now)
             if service is None:
                 return
         method = service.methods.get(message.method)
@@ -324,16 +332,16 @@ class Router:
             membership.expel(self, worker, "expelled:request_from_worker", now)
             return None
         dialect = NATIVE if message.sequence else message.code
-        if dialect == NATIVE and not message.sequence:
+        if not message.sequence and not NATIVE < dialect <= LEGACY02:
             self.count("dropped:no_request_id")
             return None
         client = self.clients[peer] = Client(peer, dialect, now)
         return client
 
-    def _unknown_service(
+    def _unserved(
         self, client: Client, message: Message, sequence: int, now: float
     ) -> Service | None:
-        """The service for a name that nobody has registered; None if the request is dealt with."""
+        """The service for a name that no worker serves; None if the request is dealt with."""
         name = message.service
         reply = admin.answer(self, message, now)
         if reply is not None:
@@ -345,9 +353,12 @@ class Router:
         if client.dialect != NATIVE and b"." in name:
             parent, _, method = name.rpartition(b".")
             found = self.services.get(parent)
-            if found is not None and found.workers:
+            if method and found is not None and found.workers:
                 message.service, message.method = parent, method
                 return found
+        service = self.services.get(name)
+        if service is not None:
+            return service
         if not name or len(self.services) >= self.settings.max_services:
             self._refuse(client, message, sequence, errors.SERVICE_NOT_FOUND, "no such service")
             return None
@@ -414,6 +425,8 @@ class Router:
             seat = pool.take()
             assert seat is not None
             self._give(call, seat, now)
+            if call.end is not None:
+                self._out.append((seat.worker.peer, call.end.replace(tag=call.tag)))
 
     def _release(self, worker: Worker, call: Call, now: float) -> None:
         """`worker` has finished with `call`: its seat has room again."""
@@ -434,18 +447,15 @@ class Router:
                 self.dispatch(lane, now)
 
     def _take_back(self, worker: Worker, call: Call, now: float) -> None:
-        """`worker` has not begun `call`: another one gets it, before all that wait."""
+        """`worker`, now paused, has not begun `call`: another one gets it, before all that wait."""
         del worker.calls[call.tag]
         seat = call.seat
         assert seat is not None
         call.seat = None
         seat.in_flight -= 1
-        if worker.state == ACTIVE and not worker.paused_until:
-            seat.lane.pool.put(seat)
-        if call.ended:
-            return
-        call.lane.queue.push_front(call)
-        self.dispatch(call.lane, now)
+        if not call.ended:
+            call.lane.queue.push_front(call)
+            self.dispatch(call.lane, now)
 
     # ---------------------------------------------------------------- the ways in which calls end
 
@@ -458,6 +468,7 @@ class Router:
         self.held_bytes -= call.size
         call.message = None
         call.parts = None
+        call.end = None
 
     def _fail(self, call: Call, code: int, text: str, *, started: bool = False) -> None:
         """End `call` with an error of the broker's own."""
@@ -481,9 +492,15 @@ class Router:
         if call.seat is None:
             call.lane.queue.remove(call)
         else:
-            self.send(call.seat.worker.peer, Message(CANCEL, tag=call.tag))
-            call.seat.worker.sent_at = now
+            self._stop(call, call.seat.worker)
         self._close(call)
+
+    def _stop(self, call: Call, worker: Worker) -> None:
+        """Tell `worker`, which has `call`, that nobody waits for it any more."""
+        self.send(
+            worker.peer,
+            Message(CANCEL, tag=call.tag, incarnation=call.incarnation, sequence=call.sequence),
+        )
 
     def _expire(self, call: Call) -> None:
         """The time of a waiting `call`, already out of its queue, has run out."""
@@ -509,7 +526,7 @@ class Router:
             self._fail(
                 call, errors.DEADLINE_EXCEEDED, "ran out of time at the worker", started=True
             )
-            self.send(worker.peer, Message(CANCEL, tag=call.tag))
+            self._stop(call, worker)
         else:
             self._wheel.add(call, call.expires_at)
 
@@ -519,6 +536,11 @@ class Router:
         if call.ended:
             return
         call.losses += 1
+        if call.parts is not None:  # kept here, not forwarded: the next worker sends its own
+            size = body_size(call.parts)
+            call.size -= size
+            self.held_bytes -= size
+            call.parts = None
         if call.idempotent and not call.started and call.losses <= self.settings.max_redispatches:
             self.count("redispatched:worker_lost")
             call.lane.queue.push_front(call)
@@ -560,7 +582,7 @@ class Router:
                 message.flags |= IDEMPOTENT
             client = call.client
             if client.dialect != NATIVE:
-                message.service = service.name
+                message.service = self._asked_name(call)
                 if call.parts:
                     message.frames = [*call.parts, *message.frames]
                     message.flags |= RAW
@@ -577,7 +599,7 @@ class Router:
             self.count("redispatched:not_started")
             if worker.state == ACTIVE:
                 membership.pause(self, worker, now + self.settings.refusal_pause)
-            if call.started:  # by its own PARTIAL or CREDIT: it cannot take that back
+            if call.started or call.parts is not None:  # it cannot take back PARTIAL or CREDIT
                 self._finish_with_error(worker, call, message, now)
             else:
                 self._take_back(worker, call, now)
@@ -593,13 +615,19 @@ class Router:
             message.sequence = call.sequence
             if message.code == errors.NOT_STARTED:
                 message.code = errors.WORKER_LOST
+                message.flags |= STARTED
             if call.idempotent:
                 message.flags |= IDEMPOTENT
-            if call.client.dialect != NATIVE:
-                message.service = call.lane.service.name
             self._out.append((call.client.peer, message))
             self._close(call)
         self._release(worker, call, now)
+
+    @staticmethod
+    def _asked_name(call: Call) -> bytes:
+        """The service that an MDP client asked for: `a.b` if method b of service a served it."""
+        name = call.lane.service.name
+        message = call.message
+        return name + b"." + message.method if message is not None and message.method else name
 
     def _on_partial(self, peer: bytes, message: Message, now: float) -> None:
         held = self._held(peer, message, now)
@@ -609,29 +637,33 @@ class Router:
         if call.ended:
             return
         client = call.client
-        call.started = True
         if client.dialect != NATIVE:
-            self._partial_to_mdp(worker, call, message, now)
+            self._partial_to_mdp(worker, call, message)
             return
+        call.started = True
         call.credit -= message.credit or 1
         if call.credit < 0 or not call.flags & STREAM:
             self._fail(call, errors.PROTOCOL, "the worker sent more than was asked", started=True)
-            membership.expel(self, worker, "expelled:stream_credit", now)
+            if worker.dialect == NATIVE:  # a worker of MDP cannot know what was asked
+                membership.expel(self, worker, "expelled:stream_credit", now)
             return
         message.incarnation = call.incarnation
         message.sequence = call.sequence
         self._out.append((client.peer, message))
 
-    def _partial_to_mdp(self, worker: Worker, call: Call, message: Message, now: float) -> None:
+    def _partial_to_mdp(self, worker: Worker, call: Call, message: Message) -> None:
         if call.client.dialect != MDP01:
-            message.service = call.lane.service.name
+            call.started = True
+            message.service = self._asked_name(call)
             self._out.append((call.client.peer, message))
             return
         # A 0.1 client takes one reply: the parts are kept until the FINAL (section 10).
         size = body_size(message.frames)
-        if call.size + size > self.settings.max_body:
-            self._fail(call, errors.TOO_LARGE, "the parts of the reply exceed the body limit")
-            self.send(worker.peer, Message(CANCEL, tag=call.tag))
+        settings = self.settings
+        if call.size + size > settings.max_body or self.held_bytes + size > settings.max_held_bytes:
+            text = "the parts of the reply exceed the limit"
+            self._fail(call, errors.TOO_LARGE, text, started=True)
+            self._stop(call, worker)
             return
         call.size += size
         self.held_bytes += size
@@ -665,8 +697,12 @@ class Router:
             if held is None or held[1].ended:
                 return
             call = held[1]
+            if not call.flags & MORE:
+                self.count("dropped:credit_for_no_stream")
+                return
             call.started = True
-            call.chunk_credit = min(call.chunk_credit + message.credit, MAX_CREDIT)
+            message.credit = min(message.credit, MAX_CREDIT - call.chunk_credit)
+            call.chunk_credit += message.credit
             message.incarnation = call.incarnation
             message.sequence = call.sequence
             self._out.append((call.client.peer, message))
@@ -674,7 +710,8 @@ class Router:
         asked = self._asked(peer, message, now)
         if asked is None:
             return
-        asked.credit = min(asked.credit + message.credit, MAX_CREDIT)
+        message.credit = min(message.credit, MAX_CREDIT - asked.credit)
+        asked.credit += message.credit
         if asked.seat is not None:
             message.tag = asked.tag
             asked.seat.worker.sent_at = now
@@ -685,25 +722,26 @@ class Router:
         call = self._asked(peer, message, now)
         if call is None:
             return
-        if message.command == CHUNK:
+        if message.command == END:
+            excess = call.end is not None
+            call.end = message
+        else:
             call.chunk_credit -= message.credit or 1
-        if call.seat is None or call.chunk_credit < 0 or not call.flags & MORE:
-            if message.command == END and call.seat is None and call.flags & MORE:
-                # Only an abort can come before the worker's first grant.
-                self.count("cancelled:by_client")
-                self._abandon(call, now)
-                return
-            self._fail_at_both(call, "the client sent more than the worker granted", now)
+            excess = call.end is not None or call.chunk_credit < 0
+        if excess or not call.flags & MORE:
+            self._fail_at_both(call, "the client sent more than the worker granted")
+            return
+        if call.seat is None:  # the END of an empty stream, or of one that failed: goes with it
             return
         message.tag = call.tag
         call.seat.worker.sent_at = now
         self._out.append((call.seat.worker.peer, message))
 
-    def _fail_at_both(self, call: Call, text: str, now: float) -> None:
+    def _fail_at_both(self, call: Call, text: str) -> None:
         if call.seat is None:
             call.lane.queue.remove(call)
         else:
-            self.send(call.seat.worker.peer, Message(CANCEL, tag=call.tag))
+            self._stop(call, call.seat.worker)
         self._fail(call, errors.PROTOCOL, text, started=call.seat is not None)
 
     def _on_heartbeat(self, peer: bytes, message: Message, now: float) -> None:
@@ -730,9 +768,9 @@ class Router:
         client = self.clients.get(peer)
         if client is None:
             client = self.clients[peer] = Client(peer, NATIVE, now)
-        client.name = str(fields.get("name", ""))[:200]
-        client.host = str(fields.get("host", ""))[:200]
-        client.pid = fields["pid"] if isinstance(fields.get("pid"), int) else 0
+        client.name = membership.text_of(fields, "name")
+        client.host = membership.text_of(fields, "host")
+        client.pid = membership.pid_of(fields)
         self.send(peer, membership.welcome(self, membership.agreed_heartbeat(self, fields)))
         if self.draining_since is not None:
             self.send(peer, Message(DRAIN))
@@ -750,7 +788,10 @@ class Router:
             membership.drain(self, worker)
             return
         client = self.clients.get(peer)
-        if client is not None:
+        if client is None:
+            self.count("dropped:unknown_peer")
+        else:
+            client.seen_at = now
             client.drained = True
 
     def _on_goodbye(self, peer: bytes, message: Message, now: float) -> None:
@@ -768,9 +809,10 @@ class Router:
         if worker is not None:
             membership.expel(self, worker, "expelled:unexpected_command", now)
             return
-        self.count("dropped:unexpected_command")
-        if peer not in self.clients:
-            self.send(peer, Message(GOODBYE, code=errors.PROTOCOL))
+        if peer in self.clients:
+            self.count("dropped:unexpected_command")
+        else:
+            membership.turn_away(self, peer, "refused:unexpected_command", now)
 
     def remove_worker(self, worker: Worker, reason: str, now: float) -> None:
         """Forget `worker`; what it had in hand is given to others or ended (section 7)."""
@@ -790,6 +832,7 @@ class Router:
             self._end_at_worker_loss(call, f"the worker was lost ({reason}) with it in hand")
         for lane in service.lanes.values():
             self.dispatch(lane, now)
+        membership.recall_ejected(self, service, now)
         if not service.workers:
             for lane in service.lanes.values():
                 for call in lane.queue:

@@ -54,7 +54,8 @@ class Endpoint:
 
 
 class _Port:
-    """One bound ROUTER. Routing ids are unique per socket only: `prefix` makes them unique here."""
+    """One bound ROUTER. Routing ids are unique per socket only: where there are several, `prefix`
+    makes a peer's name unique. It is the port's index, and empty for an only port."""
 
     __slots__ = ("bound", "guard", "outgoing", "prefix", "pump", "refused", "watch")
 
@@ -106,19 +107,19 @@ class Server:
         self._ports: list[_Port] = []
         try:
             for index, endpoint in reversed(list(enumerate(endpoints))):
-                self._ports.insert(0, self._open(index, endpoint))
+                self._ports.insert(0, self._open(index, endpoint, len(endpoints) > 1))
         except BaseException:
             self._close(0.0)
             raise
         router.endpoints = self.endpoints
 
-    def _open(self, index: int, endpoint: Endpoint) -> _Port:
+    def _open(self, index: int, endpoint: Endpoint, several: bool) -> _Port:
         """Bound from the last endpoint to the first, whose pump waits for them all."""
         wake: list[Wake] = [self._wake_read]
         for port in self._ports:
             wake += [port.bound.socket, port.watch.socket]
         bound = transport.router_socket(endpoint.address, wake=wake)
-        return _Port(bound, bytes([index]), endpoint.role)
+        return _Port(bound, bytes([index]) if several else b"", endpoint.role)
 
     @property
     def endpoints(self) -> list[str]:
@@ -211,7 +212,9 @@ class Server:
         prefix = port.prefix
         refused = port.refused
         for frames in messages:
-            peer = prefix + bytes(frames[0])
+            peer: bytes = frames[0]  # type: ignore[assignment]
+            if prefix:
+                peer = prefix + peer
             try:
                 if forms and peer in forms:
                     message = self._decode_mdp(forms[peer], frames)
@@ -273,18 +276,22 @@ class Server:
         ports = self._ports
         sent: list[list[tuple[bytes, Message]]] = [[] for _ in ports]
         failures: list[tuple[bytes, Message]] = []
+        several = len(ports) > 1
         for item in out:
             peer, message = item
-            frames: list[Body] | None
+            index = 0
+            routing_id = peer
+            if several:
+                index = peer[0]
+                routing_id = peer[1:]
             if forms and peer in forms:
-                frames = forms[peer].encode(message)
-                if frames is None:
+                expressed = forms[peer].encode(message)
+                if expressed is None:
                     self.router.inexpressible(peer, message)
                     continue
+                ports[index].outgoing.append([routing_id, *expressed])
             else:
-                frames = encode(message)
-            index = peer[0]
-            ports[index].outgoing.append([peer[1:], *frames])
+                ports[index].outgoing.append(encode(message, routing_id))
             sent[index].append(item)
         for port, items in zip(ports, sent, strict=True):
             if items:

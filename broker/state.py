@@ -71,12 +71,14 @@ class Call:
     `worker` is None while it waits. `ended` means that its client has its answer, or is gone, while
     the worker still owes the reply that frees its seat. `started` forbids giving it to another
     worker: the client has seen a part of the answer or the worker a part of the client's stream.
+    `end` is the END of the client's stream, kept for the worker that gets the call.
     """
 
     __slots__ = (
         "chunk_credit",
         "client",
         "credit",
+        "end",
         "ended",
         "expires_at",
         "flags",
@@ -126,6 +128,7 @@ class Call:
         self.started = False
         self.ended = False
         self.parts: list[Body] | None = None
+        self.end: Message | None = None
         self.wheel_slot = -1
 
 

@@ -1,18 +1,19 @@
 """SAGE Mesh: services in Python that call each other through brokers.
 
-    from mesh import Service, connect
+from mesh import Service, connect
 
-    cart = Service("cart")
+cart = Service("cart")
 
-    @cart.rpc
-    def total(cart_id: str) -> int: ...
+@cart.rpc
+def total(cart_id: str) -> int: ...
 
-    with connect("tcp://localhost:8080") as m:
-        m.call("cart.total", "c1")
+with connect("tcp://localhost:8080") as m:
+    m.call("cart.total", "c1")
 """
 
 from __future__ import annotations
 
+from mesh import compiled as _compiled  # noqa: F401 - first: it decides what the others are
 from mesh.client import (
     AsyncMesh,
     CallOptions,

@@ -12,6 +12,7 @@ from typing import Final
 import hypothesis
 import pytest
 
+from mesh.compiled import stale
 from tests import support
 
 SOAK: Final = bool(os.environ.get("SAGE_SOAK"))
@@ -32,6 +33,11 @@ hypothesis.settings.load_profile("soak" if SOAK else "ci" if os.environ.get("CI"
 
 def pytest_configure() -> None:
     """Mark whatever is started from here on, also by code that knows nothing of `support`."""
+    outdated = stale() if os.environ.get("SAGE_PUMP") != "pure" else []
+    if outdated:
+        raise pytest.UsageError(
+            f"compiled before their source was changed: {', '.join(outdated)}; run `make install`"
+        )
     os.environ[support.SESSION_VARIABLE] = support.SESSION
 
 

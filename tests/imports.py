@@ -23,6 +23,7 @@ _SERVICE: Final = _CLIENT | {"mesh.client"}
 
 UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.errors": frozenset(),
+    "mesh.compiled": frozenset(),
     "mesh.context": _PURE,
     "mesh.protocol": _LOW,
     "mesh.resilience": _PURE,
@@ -32,7 +33,7 @@ UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.settings": _PURE | {"mesh.discovery", "mesh.resilience", "mesh.security"},
     "mesh.client": _CLIENT,
     "mesh.service": _SERVICE,
-    "mesh": _SERVICE | {"mesh.security", "mesh.service", "mesh.settings"},
+    "mesh": _SERVICE | {"mesh.compiled", "mesh.security", "mesh.service", "mesh.settings"},
     "mesh.testing": None,
     "mesh.cli": None,
 }

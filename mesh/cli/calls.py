@@ -82,7 +82,11 @@ def refuse_options(arguments: Sequence[str], command_line: Sequence[str]) -> Non
 
 def options(**given: Any) -> dict[str, Any]:
     """Those options that the user has given; the others keep the defaults of the client."""
-    return {name: value for name, value in given.items() if value not in (None, False, {})}
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and value is not False and value != {}
+    }
 
 
 def run(request: Request, endpoints: Sequence[str], output: Output, *, stream: bool) -> None:

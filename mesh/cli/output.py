@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -31,7 +32,9 @@ class Failure(Exception):
 
 def plain(value: Any) -> Any:
     """`value` with everything that JSON lacks turned into text or lists; bytes become base64."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, dict):
         return {
@@ -144,7 +147,7 @@ def advise(error: MeshError, brokers: Sequence[str] = ()) -> str:
         and name in ("WorkerLost", "BrokerLost")
     ):
         advice += "; look before calling again, or pass --idempotent if twice does no harm"
-    return advice.replace("{where}", where).replace("  ", " ").strip()
+    return advice.replace(" {where}", f" {where}" if where else "")
 
 
 _ADVICE = {

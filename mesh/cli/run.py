@@ -10,8 +10,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from mesh.cli.output import Output
+from mesh.cli.endpoints import why_unreachable
+from mesh.cli.output import USAGE, Output
 from mesh.cli.processes import broker_command, broker_environment
+
+# What a worker says when its configuration is wrong, so that nobody starts it again.
+EXIT_CONFIG = 78
 
 
 def broker(binds: Sequence[str], extra: Sequence[str], output: Output) -> int:
@@ -35,10 +39,18 @@ def serve(target: str, brokers: Sequence[str], workers: int, output: Output) -> 
     if not output.as_json:
         from mesh.service import serve as serve_here
 
-        return serve_here(target, brokers, workers) or 0
+        for endpoint in brokers:
+            reason = why_unreachable(endpoint)
+            if reason is not None:
+                print(f"no broker at {endpoint} yet ({reason}): waiting for it", file=sys.stderr)
+        return _exit_code(serve_here(target, brokers, workers))
     where = [part for broker in brokers for part in ("--broker", broker)]
     command = [sys.executable, "-m", "mesh.service", target, *where, "--workers", str(workers)]
-    return relay(command, dict(os.environ), output, _worker_event)
+    return _exit_code(relay(command, dict(os.environ), output, _worker_event))
+
+
+def _exit_code(status: int) -> int:
+    return USAGE if status == EXIT_CONFIG else status
 
 
 def relay(

@@ -13,10 +13,11 @@ from mesh.errors import MeshError
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
 Status = dict[str, Any]
 
-_COLOURS = {"ready": "green", "suspect": "yellow", "draining": "cyan", "ejected": "red"}
+_COLOURS = {"active": "green", "suspect": "yellow", "draining": "cyan", "ejected": "red"}
 
 
 def fetch(endpoint: str, timeout: float) -> Status:
@@ -88,7 +89,7 @@ def render(found: Sequence[Status]) -> Group:
             continue
         head.append(
             f"broker {clean(status.get('broker', '?'))}, up {duration(status.get('uptime'))}, "
-            f"{count(status.get('clients'))} clients"
+            f"clients: {count(status.get('clients'))}{', draining' if status.get('draining') else ''}"
         )
         parts += [head, services_table(status), workers_table(status)]
         counters = {k: v for k, v in _map(status.get("counters")).items() if v}
@@ -104,7 +105,7 @@ def services_table(status: Status) -> Table:
     for service in _rows(status.get("services")):
         workers = service.get("workers")
         table.add_row(
-            clean(service.get("name", "?")),
+            _text(service.get("name", "?")),
             count(workers),
             count(service.get("in_flight")),
             count(service.get("credit")),
@@ -121,16 +122,16 @@ def workers_table(status: Status) -> Table:
     """One row per worker; what is not ready stands out."""
     table = _table("worker of", "in flight", "credit", "ended", "errors", "age", "state", "where")
     for worker in _rows(status.get("workers")):
-        state = clean(worker.get("state", "?"))
+        state = str(worker.get("state", "?"))
         table.add_row(
-            clean(worker.get("service", "?")),
+            _text(worker.get("service", "?")),
             count(worker.get("in_flight")),
             count(worker.get("credit")),
             count(worker.get("ended")),
             count(worker.get("errors")),
             duration(worker.get("age")),
-            f"[{_COLOURS.get(state, 'yellow')}]{_escape(state)}[/]",
-            clean(f"{worker.get('host') or '?'}:{worker.get('pid') or '?'}"),
+            _text(state, _COLOURS.get(state, "yellow")),
+            _text(f"{worker.get('host') or '?'}:{worker.get('pid') or '?'}"),
         )
     return table
 
@@ -165,10 +166,10 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _text(value: Any, style: str = "") -> Text:
+    from rich.text import Text
 
-    return escape(text)
+    return Text(clean(value), style)
 
 
 def _rows(value: Any) -> list[dict[str, Any]]:

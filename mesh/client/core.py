@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from heapq import heapify, heappop, heappush
 from typing import Any
 
 from mesh import errors
@@ -31,7 +30,8 @@ from mesh.client.calls import (
     Target,
     Writer,
 )
-from mesh.client.links import CONNECTING, RETIRING, UP, Link, Route
+from mesh.client.links import Link, Links
+from mesh.client.timers import Timers
 from mesh.errors import CallError, ProtocolError
 from mesh.protocol import payload
 from mesh.protocol.messages import (
@@ -96,21 +96,17 @@ class ClientCore:
         self.closed = False
         self.budget = RetryBudget(now, ratio=settings.retry_ratio, rate=settings.retry_rate)
         self._rng = rng
-        self._hello = payload.encode(
-            {"capabilities": 0, "heartbeat": settings.heartbeat, **(hello or {})}
+        fields = {"capabilities": 0, "heartbeat": settings.heartbeat, **(hello or {})}
+        greeting = Message(HELLO, incarnation=incarnation, frames=[payload.encode(fields)])
+        self._out: list[tuple[int, Message]] = []
+        self._links = Links(
+            endpoints, settings, greeting=greeting, rng=rng, out=self._emit, now=now
         )
-        self._routes = [Route(endpoint, now) for endpoint in endpoints]
-        self._links: dict[int, Link] = {}
-        self._usable: list[Link] = []
         self._targets: dict[bytes, Target] = {}
         self._unsent: dict[int, Call] = {}
-        self._expiries: list[tuple[float, int, Call]] = []
-        self._pauses: list[tuple[float, int, Call]] = []
-        self._ended = 0  # entries of `_expiries` whose call is over
+        self._expiries = Timers()
+        self._pauses = Timers()
         self._last_sequence = 0
-        self._last_link = 0
-        self._out: list[tuple[int, Message]] = []
-        self._actions: list[tuple[int, str | None]] = []
         self._news: list[Call] = []
         self._handlers: dict[int, Callable[[Link, Message, float], None]] = {
             FINAL: self._on_final,
@@ -122,13 +118,13 @@ class ClientCore:
             DRAIN: self._on_drain,
             GOODBYE: self._on_goodbye,
         }
-        self._open_links(now)
+        self._links.open_due(now)
 
     # ---------------------------------------------------------------- the verbs
 
     def receive(self, link: int, message: Message, now: float) -> None:
         """Take in one message that arrived over `link`."""
-        found = self._links.get(link)
+        found = self._links.by_number.get(link)
         if found is None:
             self._count("dropped:old_link")
             return
@@ -142,24 +138,13 @@ class ClientCore:
 
     def connected(self, link: int, now: float) -> None:
         """The connection of `link` stands."""
-        found = self._links.get(link)
-        if found is None or found.state != CONNECTING:
-            return
-        found.state = UP
-        found.heard_at = found.beat_at = now
-        self._out.append((link, Message(HELLO, incarnation=self.incarnation, frames=[self._hello])))
-        self._usable.append(found)
-        self._dispatch_unsent(now)
+        if self._links.connected(link, now):
+            self._dispatch_unsent(now)
 
     def lost(self, link: int, now: float, reason: str = "the connection ended") -> None:
         """`link` is over: what was handed to it may or may not have arrived."""
-        found = self._links.pop(link, None)
-        if found is None:
-            return
-        self._actions.append((link, None))
-        self._retire(found)
-        found.route.closed(reason, now, self._rng.random())
-        if found.open:
+        found = self._links.drop(link, reason, now)
+        if found is not None and found.open:
             self._count("lost:link_with_calls")
             for call in [call for call in self.calls.values() if call.link == link]:
                 if call.state == SENT:
@@ -180,42 +165,22 @@ class ClientCore:
 
     def tick(self, now: float) -> None:
         """Let time pass: expire calls, retry, beat, reconnect."""
-        expiries = self._expiries
-        while expiries and expiries[0][0] <= now:
-            _, sequence, call = heappop(expiries)
-            if call.state == ENDED:
-                self._ended -= 1
-            elif call.state == SENT and now < call.expires_at + REPLY_GRACE:
-                heappush(expiries, (call.expires_at + REPLY_GRACE, sequence, call))
-            else:
+        for call in self._expiries.due(now):
+            if call.state == SENT and now < call.expires_at + REPLY_GRACE:
+                self._expiries.add(call.expires_at + REPLY_GRACE, call)
+            elif call.state != ENDED:
                 self._expire(call, now)
-        pauses = self._pauses
-        while pauses and pauses[0][0] <= now:
-            at, _, call = heappop(pauses)
-            if call.state == PAUSED and call.retry_at == at:
+        for call in self._pauses.due(now):
+            if call.state == PAUSED and call.retry_at <= now:
                 self._dispatch(call, now)
-        for link in list(self._links.values()):
-            self._watch(link, now)
-        self._open_links(now)
+        for link, reason in self._links.watch(now):
+            self.lost(link, now, reason)
+        if not self.closed:
+            self._links.open_due(now)
 
     def next_deadline(self) -> float:
         """When `tick` is due next; infinite if never."""
-        expiries = self._expiries
-        while expiries and expiries[0][2].state == ENDED:
-            heappop(expiries)
-            self._ended -= 1
-        at = expiries[0][0] if expiries else math.inf
-        if self._pauses:
-            at = min(at, self._pauses[0][0])
-        for route in self._routes:
-            link = route.link
-            if link is None:
-                at = min(at, route.open_at)
-            elif link.state == CONNECTING:
-                at = min(at, link.opened_at + self.settings.connect_timeout)
-            elif link.open:
-                at = min(at, link.due_at(), link.silent_at(self.settings.lost_beats))
-        return math.inf if self.closed else at
+        return min(self._expiries.next_at(), self._pauses.next_at(), self._links.next_at())
 
     def take(self) -> list[tuple[int, Message]]:
         """What is to be sent, in order, and forget it."""
@@ -226,9 +191,9 @@ class ClientCore:
 
     def take_links(self) -> list[tuple[int, str | None]]:
         """Links to open (at an endpoint) or to close (None), after sending what `take` gave."""
-        actions = self._actions
+        actions = self._links.actions
         if actions:
-            self._actions = []
+            self._links.actions = []
         return actions
 
     def take_news(self) -> list[Call]:
@@ -312,7 +277,7 @@ class ClientCore:
             call.writer = Writer()
         self.calls[sequence] = call
         self.bytes += size
-        heappush(self._expiries, (expires_at, sequence, call))
+        self._expiries.add(expires_at, call)
         self._dispatch(call, now)
         return call
 
@@ -368,31 +333,20 @@ class ClientCore:
             call.target.breaker.abandoned(call.ticket)
             self._fail(call, error, now)
         self.closed = True
-        for link in self._links.values():
-            if link.state != CONNECTING:
-                self._out.append((link.number, Message(GOODBYE)))
-            self._actions.append((link.number, None))
-        self._links.clear()
-        self._usable.clear()
-        self._expiries.clear()
-        self._pauses.clear()
-        self._ended = 0
+        self._links.leave()
+        self._expiries, self._pauses = Timers(), Timers()
 
     @property
     def connections(self) -> int:
         """How many brokers can be asked now."""
-        return len(self._usable)
+        return len(self._links.usable)
 
     # ---------------------------------------------------------------- where a call goes
 
     def _dispatch(self, call: Call, now: float) -> None:
         """Hand a call to a link, or let it wait for one."""
-        usable = self._usable
-        if len(usable) == 1:
-            link = usable[0]
-        elif usable:
-            link = self._choose(call)
-        else:
+        link = self._links.choose(call.link)
+        if link is None:
             call.state = UNSENT
             self._unsent[call.sequence] = call
             return
@@ -429,23 +383,8 @@ class ClientCore:
             )
         )
 
-    def _choose(self, call: Call) -> Link:
-        """The better of two links taken at random, not the one that had the call last."""
-        usable = self._usable
-        count = len(usable)
-        first = int(self._rng.random() * count)
-        second = int(self._rng.random() * (count - 1))
-        if second >= first:
-            second += 1
-        one, other = usable[first], usable[second]
-        if one.number == call.link:
-            return other
-        if other.number == call.link:
-            return one
-        return one if one.load() <= other.load() else other
-
     def _dispatch_unsent(self, now: float) -> None:
-        if self._unsent and self._usable:
+        if self._unsent and self._links.usable:
             waiting, self._unsent = self._unsent, {}
             for call in waiting.values():
                 self._dispatch(call, now)
@@ -453,7 +392,7 @@ class ClientCore:
     def _let_go(self, call: Call) -> None:
         """No link has the call any more."""
         if call.state == SENT:
-            link = self._links.get(call.link)
+            link = self._links.by_number.get(call.link)
             if link is not None:
                 link.open -= 1
         elif call.state == UNSENT:
@@ -465,7 +404,7 @@ class ClientCore:
     def _pause(self, call: Call, at: float) -> None:
         call.state = PAUSED
         call.retry_at = at
-        heappush(self._pauses, (at, call.sequence, call))
+        self._pauses.add(at, call)
 
     def _again(self, call: Call, now: float) -> None:
         """Back to the start with a call that was handed over."""
@@ -484,7 +423,7 @@ class ClientCore:
     # ---------------------------------------------------------------- how a call ends
 
     def _end(self, call: Call) -> None:
-        link = self._links.get(call.link)
+        link = self._links.by_number.get(call.link)
         if call.state == SENT:
             if link is not None:
                 link.open -= 1
@@ -495,11 +434,7 @@ class ClientCore:
         del self.calls[call.sequence]
         self.bytes -= call.size
         self._news.append(call)
-        self._ended = ended = self._ended + 1
-        if ended > 500 and ended > len(self._expiries) >> 1:
-            self._expiries = [entry for entry in self._expiries if entry[2].state != ENDED]
-            heapify(self._expiries)
-            self._ended = 0
+        self._expiries.ended()
 
     def _fail(self, call: Call, error: CallError, now: float) -> None:
         call.error = error
@@ -517,7 +452,7 @@ class ClientCore:
             text = f"the time ran out before the next try; the last one: {call.last_error.message}"
         else:
             breaker.abandoned(call.ticket)
-            text = f"no broker could be reached in time ({self.troubles() or 'connecting'})"
+            text = f"no broker could be reached in time ({self._links.troubles() or 'connecting'})"
         self._count("ended:deadline")
         self._fail(
             call,
@@ -525,14 +460,6 @@ class ClientCore:
                 text, maybe_executed=sent or call.maybe_executed, **self._identity(call)
             ),
             now,
-        )
-
-    def troubles(self) -> str:
-        """Why brokers cannot be asked now, for messages to people."""
-        return "; ".join(
-            f"{route.endpoint}: {route.reason}"
-            for route in self._routes
-            if route.link is None or route.link.state == CONNECTING
         )
 
     def _tell_cancel(self, call: Call) -> None:
@@ -694,62 +621,19 @@ class ClientCore:
         return True
 
     def _on_welcome(self, link: Link, message: Message, now: float) -> None:
-        link.route.failures = 0
-        link.route.reason = ""
         try:
-            fields = payload.decode_map(message.body)
+            self._links.welcome(link, payload.decode_map(message.body))
         except ProtocolError:
             self._count("dropped:bad_welcome")
-            return
-        heartbeat = fields.get("heartbeat")
-        if isinstance(heartbeat, int | float) and 0.1 <= heartbeat <= 10.0:
-            link.heartbeat = float(heartbeat)
-        max_body = fields.get("max_body")
-        if isinstance(max_body, int) and max_body > 0:
-            link.max_body = max_body
 
     def _on_heartbeat(self, link: Link, message: Message, now: float) -> None:
         """A sign of life, and `receive` has noted it."""
 
     def _on_drain(self, link: Link, message: Message, now: float) -> None:
-        if link.state == UP:
-            self._retire(link)
-            link.state = RETIRING
-            link.route.reason = "the broker is leaving"
-            self._out.append((link.number, Message(DRAIN)))
+        self._links.retire(link)
 
     def _on_goodbye(self, link: Link, message: Message, now: float) -> None:
         self.lost(link.number, now, "the broker said goodbye")
-
-    # ---------------------------------------------------------------- links
-
-    def _open_links(self, now: float) -> None:
-        if self.closed:
-            return
-        for route in self._routes:
-            if route.link is None and route.open_at <= now:
-                self._last_link += 1
-                settings = self.settings
-                link = Link(self._last_link, route, settings.heartbeat, settings.max_body, now)
-                route.link = link
-                self._links[link.number] = link
-                self._actions.append((link.number, route.endpoint))
-
-    def _retire(self, link: Link) -> None:
-        if link in self._usable:
-            self._usable.remove(link)
-
-    def _watch(self, link: Link, now: float) -> None:
-        """See to it that a silent broker is asked for a sign of life, and in the end given up."""
-        if link.state == CONNECTING:
-            if now >= link.opened_at + self.settings.connect_timeout:
-                self.lost(link.number, now, "no connection was made in time")
-        elif link.open and now >= link.silent_at(self.settings.lost_beats):
-            self.lost(link.number, now, "the broker is silent")
-        elif link.open and now >= link.due_at():
-            link.beat_at = now
-            link.asked_at = min(link.asked_at, now)
-            self._out.append((link.number, Message(HEARTBEAT)))
 
     # ---------------------------------------------------------------- small tools
 
@@ -778,6 +662,9 @@ class ClientCore:
             )
         )
 
+    def _emit(self, entry: tuple[int, Message]) -> None:
+        self._out.append(entry)
+
     def _learn(self, call: Call) -> None:
         learned = call.target.idempotent
         if call.method not in learned and len(learned) < MAX_LEARNED:
@@ -800,21 +687,15 @@ class ClientCore:
         """Assert what must always hold; for tests."""
         sent = [call for call in self.calls.values() if call.state == SENT]
         assert all(call.state != ENDED for call in self.calls.values())
-        assert all(call.link in self._links for call in sent)
-        for link in self._links.values():
+        links = self._links.by_number
+        assert all(call.link in links for call in sent)
+        for link in links.values():
             assert link.open == sum(call.link == link.number for call in sent)
-            assert link.route.link is link
-            assert (link in self._usable) == (link.state == UP)
+        self._links.check()
         unsent = {call.sequence for call in self.calls.values() if call.state == UNSENT}
         assert unsent == set(self._unsent)
-        assert not unsent or not self._usable
+        assert not unsent or not self._links.usable
         assert self.bytes == sum(call.size for call in self.calls.values())
-        paused = [call for call in self.calls.values() if call.state == PAUSED]
-        pending = {(at, sequence) for at, sequence, _ in self._pauses}
-        assert all((call.retry_at, call.sequence) in pending for call in paused)
-        if not self.closed:
-            assert {e[1] for e in self._expiries} >= set(self.calls)
-            assert self._ended == sum(e[2].state == ENDED for e in self._expiries)
         for call in self.calls.values():
             if call.reader is not None:
                 assert 0 <= call.reader.unseen <= call.reader.unread

@@ -146,8 +146,6 @@ class Message:
             if name != "frames"
         ) and [bytes(f) for f in self.frames] == [bytes(f) for f in other.frames]
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         shown = []
         for name in self.__slots__:

@@ -23,8 +23,8 @@ _pack = HEADER.pack
 _unpack = HEADER.unpack_from
 
 
-def encode(message: Message) -> list[Body]:
-    """Frames of `message`, without a routing id.
+def encode(message: Message, peer: bytes | None = None) -> list[Body]:
+    """Frames of `message`, behind the routing id `peer` if one is given.
 
     A timeout beyond 4294 s (over an hour) is sent as 4294 s; one below a microsecond, but above
     zero, as one microsecond: on the wire zero means "none stated".
@@ -55,7 +55,9 @@ def encode(message: Message) -> list[Body]:
     )
     if service:
         header += service + method
-    return [header, *message.frames]
+    if peer is None:
+        return [header, *message.frames]
+    return [peer, header, *message.frames]
 
 
 def decode(frames: Sequence[Body], start: int = 0) -> Message:

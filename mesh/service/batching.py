@@ -46,6 +46,9 @@ class Collector:
         """When what has been gathered must be run; infinite if nothing has."""
         return self._flush_at
 
+    def __len__(self) -> int:
+        return len(self._requests)
+
     def add(self, request: Request, now: float) -> list[Request] | None:
         """Keep `request`; if that completes a group, the group."""
         if not self._requests:

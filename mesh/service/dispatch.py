@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Protocol
 
 from mesh.service.batching import Collector
@@ -36,9 +37,14 @@ class Dispatcher:
     `loop` replaces the loop thread that is otherwise made when the service has async parts.
     """
 
-    def __init__(self, service: Service, post: Post, loop: Runner | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        post: Post,
+        loop: Runner | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._service = service
-        self._post = post
         name = f"mesh-{service.name}"
         needs_loop = (
             any(method.kind == ASYNC for method in service.methods.values())
@@ -48,7 +54,7 @@ class Dispatcher:
         self._loop: Runner | None = loop
         if needs_loop and loop is None:
             self._loop = LoopThread(post, f"{name}-loop")
-        self._pool = ThreadPool(service.threads, post, name)
+        self._pool = ThreadPool(service.threads, post, name, clock)
         self._collectors = {
             method: Collector(method) for method in service.methods.values() if method.batch
         }
@@ -63,33 +69,44 @@ class Dispatcher:
 
     # ---------------------------------------------------------------- life
 
-    def start_up(self) -> None:
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run `start_up` or `shut_down` from a thread: on the loop thread, if there is one."""
+        if self._loop is not None:
+            self._loop.run(coroutine)
+            return
+        # Without async parts it never suspends.
+        with suppress(StopIteration):
+            coroutine.send(None)
+
+    async def start_up(self) -> None:
         """Run the start-up hooks and enter the lifespan. What they raise is raised."""
         for hook in self._service.startup_hooks:
-            self._call(hook)
-        if self._service.lifespan is not None and self._loop is not None:
+            await _call(hook)
+        if self._service.lifespan is not None:
             self._lifespan = self._service.lifespan(self._service)
-            self._loop.run(self._lifespan.__aenter__())
+            await self._lifespan.__aenter__()
 
-    def shut_down(self, timeout: float) -> None:
-        """Leave the lifespan, run the shut-down hooks, end the executors."""
+    async def shut_down(self) -> None:
+        """Leave the lifespan and run the shut-down hooks."""
         try:
-            if self._lifespan is not None and self._loop is not None:
-                self._loop.run(self._lifespan.__aexit__(None, None, None))
-            for hook in self._service.shutdown_hooks:
-                self._call(hook)
+            if self._lifespan is not None:
+                await self._lifespan.__aexit__(None, None, None)
         finally:
-            for lane in self._lanes.values():
-                lane.stop(timeout)
-            self._pool.stop(timeout)
-            if self._loop is not None:
-                self._loop.stop(timeout)
+            for hook in self._service.shutdown_hooks:
+                await _call(hook)
 
-    def _call(self, hook: Callable[[], Any]) -> None:
-        if _is_async(hook) and self._loop is not None:
-            self._loop.run(hook())
-        else:
-            hook()
+    def stop(self, timeout: float) -> None:
+        """End the executors; handlers that still run are cancelled or left behind."""
+        for lane in self._lanes.values():
+            lane.stop(timeout)
+        self._pool.stop(timeout)
+        if self._loop is not None:
+            self._loop.stop(timeout)
+
+    @property
+    def gathered(self) -> int:
+        """Requests that wait for their batch to be complete."""
+        return sum(map(len, self._collectors.values()))
 
     # ---------------------------------------------------------------- each turn
 
@@ -161,6 +178,12 @@ class Dispatcher:
             method: Any = request.target
             if method.kind == ASYNC:
                 self._loop.cancel(request)
+
+
+async def _call(hook: Callable[[], Any]) -> None:
+    result = hook()
+    if inspect.isawaitable(result):
+        await result
 
 
 def _is_async(hook: Callable[..., Any]) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context, copy_context
 from typing import Any, TypeAlias, TypeVar
 
-from mesh import errors
+from mesh import context, errors
 from mesh.context import running
 from mesh.errors import CallError
 from mesh.protocol.messages import BATCH, RAW
@@ -92,8 +92,14 @@ Job: TypeAlias = "Request | tuple[Method, Sequence[Request]]"
 class LoopRunner:
     """Runs async handlers on the loop it is used on. Only `submit` may be called elsewhere."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, post: Post) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        post: Post,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.loop = loop
+        self._clock = clock
         self._post = post
         self._queue: deque[Job | Many] = deque()
         self._scheduled = False
@@ -127,7 +133,8 @@ class LoopRunner:
         queue = self._queue
         post = self._post
         drive = self._drive
-        monotonic = time.monotonic
+        clock = self._clock
+        context.clock.set(clock)
         task = asyncio.current_task()
         while queue:
             job = queue.popleft()
@@ -136,7 +143,7 @@ class LoopRunner:
                     return
                 continue
             request = job
-            code = request.refusal(monotonic())
+            code = request.refusal(clock())
             if code:
                 post((FAIL, request, (code, {"message": "it ended before it began"}), False))
                 continue
@@ -173,10 +180,10 @@ class LoopRunner:
 
     @types.coroutine
     def _drive(
-        self, call: Coroutine[Any, Any, T], context: Context, owner: Request | Turn
+        self, call: Coroutine[Any, Any, T], within: Context, owner: Request | Turn
     ) -> Generator[Any, Any, T]:
-        """Await `call`, each step in `context`. When it first suspends, give the queue away."""
-        run = context.run
+        """Await `call`, each step in `within`. When it first suspends, give the queue away."""
+        run = within.run
         send = call.send
         try:
             awaited = run(send, None)
@@ -262,7 +269,7 @@ class LoopRunner:
                 self._post(batch_outcome(job.request, job.results))
         else:
             turn = Turn(None)
-            group = Group(job[0], job[1], time.monotonic())
+            group = Group(job[0], job[1], self._clock())
             running.set(group.call)
             await self._drive(self._run_group(group), copy_context(), turn)
             for result in group.close():

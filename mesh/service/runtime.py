@@ -103,7 +103,7 @@ class Runtime:
 
     def start(self) -> Runtime:
         """Run the start-up hooks here, then begin to register. What a hook raises is raised."""
-        self._dispatcher.start_up()
+        self._dispatcher.run(self._dispatcher.start_up())
         # What exists by now lives as long as the process: no need to look through it again.
         gc.collect()
         gc.freeze()
@@ -140,7 +140,10 @@ class Runtime:
                 self._stopped.wait(LEAVE_TTL)
             if not self._shut_down:
                 self._shut_down = True
-                self._dispatcher.shut_down(LEAVE_TTL if finished else 0.0)
+                try:
+                    self._dispatcher.run(self._dispatcher.shut_down())
+                finally:
+                    self._dispatcher.stop(LEAVE_TTL if finished else 0.0)
         return finished
 
     def __enter__(self) -> Runtime:

@@ -191,7 +191,7 @@ class SessionCore:
         self._facts = dict(facts or {})
         self._uniform = uniform
         self._timed = [entry for entry in self.entries.values() if entry.timers is not None]
-        self._links: dict[int, Link] = {}
+        self.links: dict[int, Link] = {}
         self._slots = [Link(endpoint, now) for endpoint in brokers]
         self._next_link = 1
         self._live = 0
@@ -226,11 +226,11 @@ class SessionCore:
     @property
     def done(self) -> bool:
         """Whether the drain is over: every link has ended and nothing runs."""
-        return self.draining and not self._links and not self.in_hand
+        return self.draining and not self.links and not self.in_hand
 
     def receive(self, link: int, message: Message, now: float) -> None:
         """Take a message that arrived over `link`."""
-        known = self._links.get(link)
+        known = self.links.get(link)
         if known is None:
             self._count("dropped:unknown_link")
             return
@@ -243,7 +243,7 @@ class SessionCore:
 
     def lost(self, link: int, now: float) -> None:
         """The connection of `link` has ended, or could not be made."""
-        known = self._links.get(link)
+        known = self.links.get(link)
         if known is not None:
             self._end_link(known, "lost", now)
 
@@ -419,6 +419,30 @@ class SessionCore:
         flow.allowed += items
         self._reply(link, request, CREDIT, 0, (), credit=items)
 
+    def check(self) -> None:
+        """Assert every invariant. Slow: for tests only."""
+        open_requests = [r for link in self.links.values() for r in link.requests.values()]
+        for link in self._slots:
+            assert (link.state == WAITING) == (link.number not in self.links), link.state
+            assert not (link.state == WAITING and link.requests)
+        assert self._live == sum(link.state == LIVE for link in self._slots)
+        for request in open_requests:
+            assert not request.done and request.link is not None
+            assert request.link.requests[request.tag] is request
+        for lane in self.lanes.values():
+            mine = [r for r in open_requests if r.entry.lane is lane]
+            assert len(mine) <= lane.in_hand, (lane.name, lane.in_hand)
+        for entry in self.entries.values():
+            assert entry.running >= 0
+            assert not entry.limit or entry.running <= entry.limit
+            assert not entry.waiting or entry.running == entry.limit
+            assert not any(request.done for request in entry.waiting)
+            if entry.timers is not None:
+                assert not any(request.done for request in entry.timers)
+        for request in open_requests:
+            flow = request.flow
+            assert flow is None or flow.sent <= flow.granted
+
     # ---------------------------------------------------------------- from brokers
 
     def _on_request(self, link: Link, message: Message, now: float) -> None:
@@ -534,7 +558,7 @@ class SessionCore:
         link.number = self._next_link
         self._next_link += 1
         link.open(now, self.heartbeat)
-        self._links[link.number] = link
+        self.links[link.number] = link
         self._link_actions.append((link.number, link.endpoint))
         brokers = self._live + 1
         body = {
@@ -565,7 +589,7 @@ class SessionCore:
             self._live -= 1
         was_live = link.state == LIVE
         self._link_actions.append((link.number, None))
-        del self._links[link.number]
+        del self.links[link.number]
         requests = list(link.requests.values())
         link.requests.clear()
         link.close(now, self._uniform())
@@ -586,7 +610,7 @@ class SessionCore:
         if self.draining:
             return
         brokers = max(1, self._live)
-        for link in self._links.values():
+        for link in self.links.values():
             if link.state != LIVE:
                 continue
             for lane in self.lanes.values():

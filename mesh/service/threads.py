@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from mesh import context
 from mesh.context import running
 from mesh.protocol.messages import RAW
 from mesh.service.batching import Group
@@ -37,8 +38,11 @@ STOP = None
 class ThreadPool:
     """Runs requests and groups, each on one of up to `size` threads, which start as needed."""
 
-    def __init__(self, size: int, post: Post, name: str) -> None:
+    def __init__(
+        self, size: int, post: Post, name: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._size = size
+        self._clock = clock
         self._post = post
         self._name = name
         self._queue: SimpleQueue[tuple[Callable[[Any], None], Any] | None] = SimpleQueue()
@@ -80,6 +84,7 @@ class ThreadPool:
         get = self._queue.get
         working = self._working
         me = threading.get_ident()
+        context.clock.set(self._clock)
         while True:
             job = get()
             if job is STOP:
@@ -89,16 +94,16 @@ class ThreadPool:
             working.discard(me)
 
     def _serve(self, request: Request) -> None:
-        serve_here(request, self._post)
+        serve_here(request, self._post, self._clock())
 
     def _serve_group(self, job: tuple[Method, Sequence[Request]]) -> None:
-        for result in run_group(Group(job[0], job[1], time.monotonic())).close():
+        for result in run_group(Group(job[0], job[1], self._clock())).close():
             self._post(result)
 
 
-def serve_here(request: Request, post: Post) -> None:
+def serve_here(request: Request, post: Post, now: float) -> None:
     """Run a plain handler, stream or not, on this thread until its end."""
-    code = request.refusal(time.monotonic())
+    code = request.refusal(now)
     if code:
         post((FAIL, request, (code, {"message": "it ended before it began"}), False))
         return

@@ -83,21 +83,22 @@ def test_everything_a_dead_peer_sent_is_read_before_it_is_named(
     address: str, listen: Listen, process: support.Start
 ) -> None:
     code = """
-import os, sys
-from mesh.transport import dealer_socket
-link = dealer_socket(sys.argv[1])
+import sys
+from mesh.transport import dealer_socket, end_context
+link = dealer_socket(sys.argv[1], linger=5)
 assert link.pump.send([[b"reply", b"%d" % n] for n in range(500)]) == []
-print("sent", flush=True)
-sys.stdin.read()
-link.pump.wait(-1)
-link.pump.receive(1)
-os._exit(1)
+while not link.pump.receive(1):
+    link.watch.drain()
+    link.pump.wait(-1)
+link.close()
+end_context()
 """
     router = listen(address)
-    process(sys.executable, "-c", code, router.endpoints[0]).expect("^sent$")
-    # The first message gives the peer's id; then the peer is made to die with the rest unread.
+    child = process(sys.executable, "-c", code, router.endpoints[0])
+    # The first message gives the peer's id; then the peer ends with the rest unread.
     [[peer, *first]] = collect(router.pump, 1)
-    assert router.pump.send([[peer, b"die"]]) == []
+    assert router.pump.send([[peer, b"end"]]) == []
+    assert child.wait() == 0
     until(lambda: router.watch.pending, lambda: _hear(router))
     messages, gone = turn(router)
     assert first == [b"reply", b"0"]
@@ -154,9 +155,10 @@ def test_churn_on_reused_descriptors_never_names_a_living_peer(
         assert not set(left) & alive.keys(), "a living peer was named"
         assert loyal not in left
         gone |= set(left)
-    ends_at = time.monotonic() + 5
-    while len(gone) < 66 and time.monotonic() < ends_at:
-        messages, left = turn(router, 0.05)
+    quiet = False
+    while not quiet:
+        messages, left = turn(router, 0.1)
+        quiet = not messages and not left and not router.watch.pending
         for message in messages:
             ever.add(message[0])
             if not links[int(message[1])].socket.closed:
@@ -174,6 +176,8 @@ def test_churn_on_reused_descriptors_never_names_a_living_peer(
 
 def test_a_peer_that_came_back_under_its_own_name_is_not_named(listen: Listen) -> None:
     router = listen()
+    # libzmq refuses a name while it believes that its last bearer is connected.
+    router.socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     descriptors = set()
     for number in range(5):
         with context().socket(zmq.DEALER) as dealer:
@@ -181,15 +185,14 @@ def test_a_peer_that_came_back_under_its_own_name_is_not_named(listen: Listen) -
             dealer.routing_id = b"my-name"
             dealer.connect(router.endpoints[0])
             dealer.send(b"%d" % number)
-            # Its last connection has ended meanwhile, and its new one is heard of before that end is
-            # asked for.
+            # Its last connection has ended meanwhile, and its new one is heard of before anybody
+            # asked for that end.
             assert collect(router.pump, 1) == [[b"my-name", b"%d" % number]]
             _hear(router)
             router.pump.receive(1)
             assert router.watch.departed(router.pump) == []
             descriptors.add(router.pump.sources[b"my-name"])
         until(lambda: router.watch.pending, lambda: _hear(router))
-        until(lambda: bool(router.pump.send([[b"my-name", b"?"]])), lambda: _hear(router))
     assert len(descriptors) < 5, "no descriptor was reused: nothing was tested"
     assert turn(router) == ([], [b"my-name"])
     assert b"my-name" not in router.pump.sources
@@ -211,7 +214,7 @@ def test_disconnect_ends_a_connection_and_its_peer_is_named(
     assert dealers[1].watch.up
     read, write = os.pipe()
     try:
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"\w"):
             disconnect(read)
     finally:
         os.close(read)

@@ -1,0 +1,33 @@
+# Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
+import cython
+from broker.state cimport Call, Client, Seat
+
+cdef class FairQueue:
+    cdef public list _classes
+    cdef public Py_ssize_t length
+    cpdef push(self, Call call)
+    cpdef push_front(self, Call call)
+    cpdef Call pop(self)
+    cpdef remove(self, Call call)
+
+cdef class CreditPool:
+    cdef public list _buckets
+    cdef public Py_ssize_t _top
+    cdef public Py_ssize_t size
+    @cython.locals(free=Py_ssize_t, buckets=list)
+    cpdef put(self, Seat seat)
+    cpdef discard(self, Seat seat)
+    @cython.locals(top=Py_ssize_t, below=Py_ssize_t, seat=Seat)
+    cpdef Seat take(self)
+    @cython.locals(top=Py_ssize_t, buckets=list)
+    cpdef _settle(self)
+
+cdef class ExpiryWheel:
+    cdef public dict _slots
+    cdef public list _order
+    @cython.locals(number="long long", slot=set)
+    cpdef add(self, Call call, double due_at)
+    @cython.locals(number="long long", slot=set)
+    cpdef discard(self, Call call)
+    cpdef list due(self, double now)
+    cpdef double next_at(self)
