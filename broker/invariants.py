@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.state import ACTIVE
+from broker.state import ACTIVE, EJECTED, Lane
 
 if TYPE_CHECKING:
     from broker.router import Router
@@ -31,6 +31,8 @@ def check(router: Router) -> None:
         for sequence, call in client.calls.items():
             open_calls += 1
             held += call.size
+            assert call.message is not None, "the message of an open call is gone"
+            assert call.credit >= 0 and call.chunk_credit >= 0, "credit was overdrawn"
             assert call.sequence == sequence and call.client is client and not call.ended
             assert call.wheel_slot >= 0, "an open call has no timer"
             assert (call in waiting) != (call.seat is not None), "a call is in no place, or in two"
@@ -47,19 +49,25 @@ def check(router: Router) -> None:
             assert seat.in_flight == seated.get(lane_name, 0), "a seat miscounts what it has"
             eligible = worker.state == ACTIVE and not worker.paused_until
             assert eligible or seat.bucket < 0, f"a {worker.state} worker may still get work"
+            assert seat.lane.seats.get(worker) is seat
+            if eligible and not worker.probing:
+                free = seat.window - seat.in_flight
+                assert seat.bucket == (free if free > 0 else -1), "free credit is not on offer"
+        assert (worker in router.paused) == bool(worker.paused_until), "a pause without an end"
+        assert worker.state != EJECTED or worker.paused_until, "ejected for ever"
+    assert len(router._wheel) == open_calls, "a call that has ended still has a timer"
+    assert all(router.workers.get(worker.peer) is worker for worker in router.paused)
     assert open_calls == router.accepted - router.finished, "a call ended twice or never"
     assert held == router.held_bytes, "held bytes are miscounted"
 
 
-def _check_lane(lane: object) -> None:
-    from broker.state import Lane
-
-    assert isinstance(lane, Lane)
+def _check_lane(lane: Lane) -> None:
     assert lane.queue.length == sum(1 for _ in lane.queue)
     seats = list(lane.pool)
     assert lane.pool.size == len(seats)
     assert not (lane.queue.length and seats), "a call waits while fit credit is free"
     for seat in seats:
         free = seat.window - seat.in_flight
+        assert seat.window > 0 and not (seat.worker.probing and seat.in_flight)
         assert seat.worker.probing or seat.bucket == free > 0, "a seat stands in the wrong bucket"
         assert lane.seats.get(seat.worker) is seat, "the pool holds a seat of a worker that is gone"

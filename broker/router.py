@@ -133,12 +133,20 @@ class Router:
     def undelivered(self, peer: bytes, message: Message, now: float) -> None:
         """`message`, which `take` gave out, could not be handed to the transport."""
         worker = self.workers.get(peer)
-        if worker is None:
-            self.count("dropped:undelivered_to_client")
-            return
-        call = worker.calls.get(message.tag) if message.command == REQUEST else None
+        client = self.clients.get(peer)
+        if worker is not None:
+            self.count("undelivered:to_worker")
+            call = worker.calls.get(message.tag)
+        else:
+            self.count("undelivered:to_client")
+            call = client.calls.get(message.sequence) if client is not None else None
         if call is None:
-            self.count("dropped:undelivered_to_worker")
+            return
+        if worker is None or message.command != REQUEST:
+            if message.command in STREAMED and not call.ended:
+                # The rest would arrive with a hole in it.
+                text = "a part of the stream could not be delivered"
+                self._fail_at_both(call, errors.WORKER_LOST, text)
             return
         self.count("redispatched:undelivered")
         membership.pause(self, worker, now + self.settings.refusal_pause)
@@ -248,7 +256,7 @@ class Router:
             return
         service = self.services.get(message.service)
         if service is None or not service.workers:
-            service = self._unserved_service(client, message, sequence, now)
+            service = self._unserved(client, message, sequence, now)
             if service is None:
                 return
         method = service.methods.get(message.method)
@@ -654,6 +662,7 @@ class Router:
     def _partial_to_mdp(self, worker: Worker, call: Call, message: Message) -> None:
         if call.client.dialect != MDP01:
             call.started = True
+            message.sequence = call.sequence
             message.service = self._asked_name(call)
             self._out.append((call.client.peer, message))
             return
@@ -729,7 +738,8 @@ class Router:
             call.chunk_credit -= message.credit or 1
             excess = call.end is not None or call.chunk_credit < 0
         if excess or not call.flags & MORE:
-            self._fail_at_both(call, "the client sent more than the worker granted")
+            text = "the client sent more than the worker granted"
+            self._fail_at_both(call, errors.PROTOCOL, text)
             return
         if call.seat is None:  # the END of an empty stream, or of one that failed: goes with it
             return
@@ -737,12 +747,12 @@ class Router:
         call.seat.worker.sent_at = now
         self._out.append((call.seat.worker.peer, message))
 
-    def _fail_at_both(self, call: Call, text: str) -> None:
+    def _fail_at_both(self, call: Call, code: int, text: str) -> None:
         if call.seat is None:
             call.lane.queue.remove(call)
         else:
             self._stop(call, call.seat.worker)
-        self._fail(call, errors.PROTOCOL, text, started=call.seat is not None)
+        self._fail(call, code, text, started=call.seat is not None)
 
     def _on_heartbeat(self, peer: bytes, message: Message, now: float) -> None:
         worker = self.workers.get(peer)
@@ -876,6 +886,7 @@ CODE_NAMES = {
     errors.TOO_LARGE: "too_large",
 }
 
+STREAMED = frozenset({PARTIAL, CREDIT, CHUNK, END})
 BLAMELESS = frozenset(
     {
         errors.METHOD_NOT_FOUND,

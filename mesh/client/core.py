@@ -360,9 +360,7 @@ class ClientCore:
         call.state = SENT
         call.link = link.number
         call.sent_at = now
-        if not link.open:
-            link.beat_at = now
-        link.open += 1
+        link.begin(now)
         self._out.append(
             (
                 link.number,

@@ -79,7 +79,13 @@ class Link:
 
     def silent_at(self, beats: int) -> float:
         """When the broker, if it stays silent, counts as lost."""
-        return self.asked_at + beats * self.heartbeat if self.open else math.inf
+        return self.asked_at + beats * self.heartbeat
+
+    def begin(self, now: float) -> None:
+        """A call is handed over."""
+        if not self.open and self.beat_at <= self.heard_at:
+            self.beat_at = now  # nothing was to be heard before
+        self.open += 1
 
 
 class Links:
@@ -179,8 +185,6 @@ class Links:
             if link.state == CONNECTING:
                 if now >= link.opened_at + self._settings.connect_timeout:
                     over.append((link.number, "no connection was made in time"))
-            elif not link.open:
-                continue
             elif now >= link.silent_at(self._settings.lost_beats):
                 over.append((link.number, "the broker is silent"))
             elif now >= link.due_at():
@@ -198,7 +202,7 @@ class Links:
                 at = min(at, route.open_at)
             elif link.state == CONNECTING:
                 at = min(at, link.opened_at + self._settings.connect_timeout)
-            elif link.open:
+            else:
                 at = min(at, link.due_at(), link.silent_at(self._settings.lost_beats))
         return at
 

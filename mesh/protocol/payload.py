@@ -68,7 +68,7 @@ def _restore(set_depth: int, code: int, data: bytes) -> Any:
     if code == EXT_SET:
         if set_depth == MAX_SET_DEPTH:
             raise ProtocolError(_SETS_TOO_DEEP)
-        members = _freeze(_unpack(data, ext_hook=partial(_restore, set_depth + 1)))
+        members = _freeze(_unpack_bounded(data, partial(_restore, set_depth + 1)))
         return frozenset(members) if set_depth else set(members)
     if code == EXT_DECIMAL:
         return decimal.Decimal(data.decode())
@@ -95,22 +95,34 @@ def _frozen_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return {_freeze(key): value for key, value in pairs}
 
 
-def _unpack(data: Body, **hooks: Any) -> Any:
-    size = len(data)
-    # No collection has more items than there are octets: what it claims is allocated at once.
-    most = size if size < MAX_ITEMS else MAX_ITEMS
+def _unpack_bounded(data: Body, ext_hook: Callable[[int, bytes], Any], **more: Any) -> Any:
+    """As `unpackb`, for what is large or odd: no collection claims more items than are allowed.
+
+    `unpackb` itself bounds every length by the octets there are, which is enough for small bodies:
+    what a collection claims is allocated at once.
+    """
+    most = min(len(data), MAX_ITEMS)
     return msgpack.unpackb(
         data,
-        raw=False,
         strict_map_key=False,
         timestamp=3,
-        max_str_len=size,
-        max_bin_len=size,
-        max_ext_len=size,
+        ext_hook=ext_hook,
         max_array_len=most,
         max_map_len=most,
-        **hooks,
+        **more,
     )
+
+
+# A Packer is not to be used by two threads, nor again while it packs; making one costs more than
+# most packing does. Taking from and putting back to a list is atomic.
+_packers: list[msgpack.Packer] = []
+
+
+def _pack(value: Any) -> bytes:
+    packer = _packers.pop() if _packers else msgpack.Packer(default=_default, datetime=True)
+    data: bytes = packer.pack(value)
+    _packers.append(packer)  # one that failed is thrown away: it may hold half a value
+    return data
 
 
 def encode(value: Any, *, root: str = "value") -> bytes:
@@ -121,7 +133,7 @@ def encode(value: Any, *, root: str = "value") -> bytes:
             message names the offending path, beginning with `root`.
     """
     try:
-        data: bytes = msgpack.packb(value, default=_default, datetime=True)
+        data = _pack(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidArgument(_complaint(value, root, error)) from None
     if len(data) > MAX_BODY:
@@ -141,9 +153,11 @@ def decode(data: Body) -> Any:
     """
     try:
         try:
-            return _unpack(data, ext_hook=_ext_hook)
+            if len(data) > MAX_ITEMS:
+                return _unpack_bounded(data, _ext_hook)
+            return msgpack.unpackb(data, strict_map_key=False, timestamp=3, ext_hook=_ext_hook)
         except TypeError:  # an unhashable key, so rare that only then the slow way is taken
-            return _unpack(data, ext_hook=_ext_hook, object_pairs_hook=_frozen_keys)
+            return _unpack_bounded(data, _ext_hook, object_pairs_hook=_frozen_keys)
     except ProtocolError:
         raise
     except Exception as error:  # msgpack raises many kinds, the hooks of the standard library more

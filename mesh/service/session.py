@@ -256,7 +256,7 @@ class SessionCore:
         """Let time pass: heartbeats, silent brokers, reconnects, declared timeouts, leaving."""
         for link in self._slots:
             if link.state == WAITING:
-                if link.wake_at <= now and not self.draining:
+                if link.wake_at <= now and self._may_connect():
                     self._connect(link, now)
             elif link.gives_up_at(REGISTER_TTL) <= now:
                 self._end_link(link, "silent", now)
@@ -272,7 +272,7 @@ class SessionCore:
         at = math.inf
         for link in self._slots:
             if link.state == WAITING:
-                if not self.draining:
+                if self._may_connect():
                     at = min(at, link.wake_at)
                 continue
             at = min(at, link.beat_at, link.gives_up_at(REGISTER_TTL))
@@ -553,6 +553,10 @@ class SessionCore:
         self._end_link(link, "goodbye", now)
 
     # ---------------------------------------------------------------- links
+
+    def _may_connect(self) -> bool:
+        """A worker that serves no lane has nothing to register."""
+        return not self.draining and any(lane.capacity for lane in self.lanes.values())
 
     def _connect(self, link: Link, now: float) -> None:
         link.number = self._next_link

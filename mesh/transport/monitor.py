@@ -92,7 +92,7 @@ class Connection:
         self.settled = False  # its end has been reported by `departed`
         self.peers: list[bytes] = []
         self.received = 0  # bytes, as last sampled by the guard
-        self.baseline = 0  # bytes at the last sign of a complete message
+        self.baseline = 0  # bytes from where the guard counts
 
 
 class PeerWatch(_Monitor):

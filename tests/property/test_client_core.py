@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from typing import Any
 
-from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
-    multiple,
     precondition,
     rule,
 )
@@ -46,6 +41,14 @@ from mesh.protocol.messages import (
 
 ENDPOINTS = ["tcp://a:1", "tcp://b:1"]
 INCARNATION = 7
+RETRIED = (
+    errors.DRAINING,
+    errors.NOT_STARTED,
+    errors.SERVICE_NOT_FOUND,
+    errors.OVERLOADED,
+    errors.WORKER_LOST,
+)
+PICK = st.integers(0, 30)
 BODY = payload.encode([[1]])
 
 
@@ -68,8 +71,6 @@ class Seen:
 class ClientMachine(RuleBasedStateMachine):
     """Rules are what users, brokers and networks do. `now` is virtual."""
 
-    calls: Bundle[Seen] = Bundle("calls")
-
     def __init__(self) -> None:
         super().__init__()
         self.now = 100.0
@@ -86,6 +87,10 @@ class ClientMachine(RuleBasedStateMachine):
         self.leaving: set[int] = set()
         self.numbers: set[int] = set()
         self.learned: set[bytes] = set()
+        self.settle()
+        for link in self.opened:
+            self.up.add(link)
+            self.core.connected(link, self.now)
         self.settle()
 
     # ---------------------------------------------------------------- the shell
@@ -152,14 +157,17 @@ class ClientMachine(RuleBasedStateMachine):
         self.core.receive(seen.tries[-1], message, self.now)
         self.settle()
 
-    def held(self, seen: Seen) -> None:
-        """Go on only if a broker has the call."""
-        assume(seen.call.state == SENT and seen.tries and seen.tries[-1] in self.up)
+    def open(self) -> list[Seen]:
+        """The calls that have not ended."""
+        return [seen for seen in self.seen.values() if not seen.ends]
+
+    def held(self) -> list[Seen]:
+        """The calls that a broker has."""
+        return [seen for seen in self.open() if seen.where]
 
     # ---------------------------------------------------------------- the user
 
     @rule(
-        target=calls,
         idempotent=st.sampled_from([True, False, None]),
         flags=st.sampled_from([0, 0, STREAM, MORE, STREAM | MORE]),
         timeout=st.sampled_from([0.05, 1.0, 30.0]),
@@ -168,7 +176,7 @@ class ClientMachine(RuleBasedStateMachine):
     )
     def call(
         self, idempotent: bool | None, flags: int, timeout: float, retries: int, service: bytes
-    ) -> Any:
+    ) -> None:
         try:
             call = self.core.call(
                 service,
@@ -183,22 +191,25 @@ class ClientMachine(RuleBasedStateMachine):
         except CallError as error:
             assert error.retryable
             self.settle()
-            return multiple()
-        seen = self.seen[call.sequence] = Seen(call, idempotent, self.now + timeout)
+            return
+        self.seen[call.sequence] = Seen(call, idempotent, self.now + timeout)
         self.settle()
-        return seen
 
-    @rule(seen=calls)
-    def cancel(self, seen: Seen) -> None:
+    @precondition(lambda self: self.open())
+    @rule(pick=PICK)
+    def cancel(self, pick: int) -> None:
+        seen = self.open()[pick % len(self.open())]
         self.core.cancel(seen.call, self.now)
         self.settle()
         assert seen.ends == 1
 
-    @rule(seen=calls, items=st.integers(1, 200))
-    def write(self, seen: Seen, items: int) -> None:
+    @precondition(lambda self: self.open())
+    @rule(pick=PICK, items=st.integers(1, 200))
+    def write(self, pick: int, items: int) -> None:
+        seen = self.open()[pick % len(self.open())]
         writer = seen.call.writer
-        assume(writer is not None and seen.call.state == SENT)
-        assert writer is not None
+        if writer is None or seen.call.state != SENT:
+            return
         if items > writer.room:
             if not writer.ended:
                 try:
@@ -210,16 +221,20 @@ class ClientMachine(RuleBasedStateMachine):
         self.core.chunk(seen.call, items, b"\x01")
         self.settle()
 
-    @rule(seen=calls, code=st.sampled_from([0, errors.REMOTE_ERROR]))
-    def end_stream(self, seen: Seen, code: int) -> None:
+    @precondition(lambda self: self.open())
+    @rule(pick=PICK, code=st.sampled_from([0, errors.REMOTE_ERROR]))
+    def end_stream(self, pick: int, code: int) -> None:
+        seen = self.open()[pick % len(self.open())]
         self.core.finish(seen.call, code, {"message": "x"})
         self.settle()
 
-    @rule(seen=calls)
-    def read(self, seen: Seen) -> None:
+    @precondition(lambda self: self.open())
+    @rule(pick=PICK)
+    def read(self, pick: int) -> None:
+        seen = self.open()[pick % len(self.open())]
         reader = seen.call.reader
-        assume(reader is not None and reader.inbox)
-        assert reader is not None
+        if reader is None or not reader.inbox:
+            return
         message = reader.inbox.popleft()
         before = reader.unread
         self.core.taken(seen.call, message.credit)
@@ -255,30 +270,34 @@ class ClientMachine(RuleBasedStateMachine):
         self.core.receive(link, Message(GOODBYE if goodbye else DRAIN), self.now)
         self.settle()
 
-    @rule(seen=calls)
-    def undelivered(self, seen: Seen) -> None:
-        self.held(seen)
-        assume(not seen.touched and not seen.granted)
+    @precondition(lambda self: self.held())
+    @rule(pick=PICK)
+    def undelivered(self, pick: int) -> None:
+        seen = self.held()[pick % len(self.held())]
+        if seen.touched or seen.granted:
+            return
         seen.where = 0
         message = Message(REQUEST, sequence=seen.call.sequence)
         self.core.undelivered(seen.tries[-1], message, self.now)
         self.settle()
         assert seen.ends == 0
 
-    @rule(seen=calls, learn=st.booleans())
-    def final(self, seen: Seen, learn: bool) -> None:
-        self.held(seen)
+    @precondition(lambda self: self.held())
+    @rule(pick=PICK, learn=st.booleans())
+    def final(self, pick: int, learn: bool) -> None:
+        seen = self.held()[pick % len(self.held())]
         self.receive(seen, Message(FINAL, IDEMPOTENT if learn else 0, frames=[b"\xc0"]))
         assert seen.ends == 1 and seen.call.error is None
 
+    @precondition(lambda self: self.held())
     @rule(
-        seen=calls,
-        code=st.integers(1, 14),
+        pick=PICK,
+        code=st.sampled_from(RETRIED) | st.integers(1, 14),
         started=st.booleans(),
         retry_after=st.sampled_from([None, 0.1, 100.0]),
     )
-    def error(self, seen: Seen, code: int, started: bool, retry_after: float | None) -> None:
-        self.held(seen)
+    def error(self, pick: int, code: int, started: bool, retry_after: float | None) -> None:
+        seen = self.held()[pick % len(self.held())]
         if code == errors.DRAINING:
             self.leaving.add(seen.tries[-1])
         if started and code not in (errors.DRAINING, errors.NOT_STARTED):
@@ -287,18 +306,13 @@ class ClientMachine(RuleBasedStateMachine):
         fields = {"message": "x", "retry_after": retry_after}
         flags = STARTED if started else 0
         self.receive(seen, Message(ERROR, flags, code=code, frames=[payload.encode(fields)]))
-        if code not in (
-            errors.DRAINING,
-            errors.NOT_STARTED,
-            errors.SERVICE_NOT_FOUND,
-            errors.OVERLOADED,
-            errors.WORKER_LOST,
-        ):
+        if code not in RETRIED:
             assert seen.ends == 1
 
-    @rule(seen=calls, items=st.integers(1, 100))
-    def partial(self, seen: Seen, items: int) -> None:
-        self.held(seen)
+    @precondition(lambda self: self.held())
+    @rule(pick=PICK, items=st.integers(1, 100))
+    def partial(self, pick: int, items: int) -> None:
+        seen = self.held()[pick % len(self.held())]
         reader = seen.call.reader
         room = reader.unseen if reader is not None else 0
         seen.touched = True
@@ -306,9 +320,10 @@ class ClientMachine(RuleBasedStateMachine):
         if reader is not None and items > room:
             assert seen.ends == 1, "a stream that exceeds its credit goes on"
 
-    @rule(seen=calls, items=st.integers(1, 300))
-    def credit(self, seen: Seen, items: int) -> None:
-        self.held(seen)
+    @precondition(lambda self: self.held())
+    @rule(pick=PICK, items=st.integers(1, 300))
+    def credit(self, pick: int, items: int) -> None:
+        seen = self.held()[pick % len(self.held())]
         if seen.call.writer is not None:
             seen.granted += items
         self.receive(seen, Message(CREDIT, credit=items))
@@ -326,8 +341,10 @@ class ClientMachine(RuleBasedStateMachine):
     ) -> None:
         link = pick.choice(sorted(self.up))
         call = self.core.calls.get(sequence)
-        assume(command not in (DRAIN, GOODBYE))
-        assume(call is None or call.link != link or incarnation != INCARNATION)
+        if command in (DRAIN, GOODBYE):
+            return
+        if call is not None and call.link == link and incarnation == INCARNATION:
+            return
         message = Message(command, incarnation=incarnation, sequence=sequence, frames=[body])
         self.core.receive(link, message, self.now)
         self.settle()
@@ -338,6 +355,11 @@ class ClientMachine(RuleBasedStateMachine):
     def wait(self, step: float) -> None:
         self.now += step
         self.tick()
+
+    @rule(step=st.sampled_from([0.05, 1.0]))
+    def stall(self, step: float) -> None:
+        """Time passes, and the shell is too busy to notice."""
+        self.now += step
 
     @rule()
     def wait_until_due(self) -> None:
@@ -359,8 +381,10 @@ class ClientMachine(RuleBasedStateMachine):
         for seen in self.seen.values():
             assert (seen.ends == 1) == (seen.call.state == ENDED)
 
-    @rule(seen=consumes(calls))
-    def deadline_ends_all(self, seen: Seen) -> None:
+    @precondition(lambda self: self.open())
+    @rule(pick=PICK)
+    def deadline_ends_all(self, pick: int) -> None:
+        seen = self.open()[pick % len(self.open())]
         self.now = max(self.now, seen.expires_at + 0.02)
         self.tick()
         assert seen.ends == 1

@@ -129,6 +129,28 @@ def test_honest_traffic_far_over_the_limit_is_left_alone(
     assert (loop.received, loop.guard.cut, dealer.watch.lost) == (count, 0, "")
 
 
+def test_a_slow_message_after_a_burst_is_left_alone(
+    listen: Listen, raw: Callable[[Bound], RawPeer]
+) -> None:
+    router = listen()
+    loop = Loop(router, 16 * MIB, interval=0.02)
+    peer = raw(router)
+    loop.turn()
+    for _ in range(30):  # delivered in full before the guard has another look
+        peer.send_frame(b"x" * MIB, more=False)
+        loop.received += len(collect(router.pump, 1))
+    assert loop.received == 30
+    peer.send_head(100_000, more=False)
+    for _ in range(10):
+        peer.socket.sendall(b"x" * 10_000)
+        ends_at = time.monotonic() + 0.03
+        while time.monotonic() < ends_at:
+            loop.turn()
+    while loop.received < 31:
+        loop.turn()
+    assert loop.guard.cut == 0
+
+
 def test_a_router_that_was_busy_blames_nobody(listen: Listen, dial: Dial) -> None:
     router = listen()
     loop = Loop(router, 4 * MIB, interval=0.01)

@@ -69,7 +69,7 @@ def test_a_killed_process_is_named(address: str, listen: Listen, process: suppor
 def test_a_stopped_process_is_named_by_heartbeats(
     address: str, listen: Listen, process: support.Start
 ) -> None:
-    router = listen(address)
+    router = listen(address, heartbeat_every=0.1, heartbeat_timeout=0.3)
     child = process(sys.executable, "-c", PEER, router.endpoints[0], "x")
     while not turn(router)[0]:
         pass

@@ -17,7 +17,7 @@ from mesh.errors import ConfigError
 from mesh.transport import MAX_MESSAGE, Bound, Link, context, dealer_socket, router_socket
 from mesh.transport.sockets import seed_c_random
 from tests import support
-from tests.unit.transport.wire import collect, until
+from tests.unit.transport.wire import RawPeer, collect, until
 
 Listen = Callable[..., Bound]
 Dial = Callable[..., Link]
@@ -57,9 +57,9 @@ def test_the_settings_that_matter_are_made(listen: Listen, dial: Dial) -> None:
     for socket in (router.socket, dealer.socket):
         assert socket.getsockopt(zmq.MAXMSGSIZE) == MAX_MESSAGE
         assert socket.getsockopt(zmq.HANDSHAKE_IVL) == 2000
-        assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 100
-        assert socket.getsockopt(zmq.HEARTBEAT_TIMEOUT) == 300
-        assert socket.getsockopt(zmq.HEARTBEAT_TTL) == 300
+        assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 500
+        assert socket.getsockopt(zmq.HEARTBEAT_TIMEOUT) == 5000
+        assert socket.getsockopt(zmq.HEARTBEAT_TTL) == 5000
         assert socket.getsockopt(zmq.LINGER) == 0
     assert router.socket.getsockopt(zmq.SNDHWM) == 100_000
     assert router.socket.getsockopt(zmq.RCVHWM) == 100_000
@@ -74,6 +74,21 @@ def test_a_frame_over_the_limit_ends_the_connection(listen: Listen, dial: Dial) 
     assert collect(router.pump, 1)[0][1] == b"x" * 1000
     until(lambda: bool(dealer.watch.lost), lambda: (dealer.pump.wait(1), dealer.watch.drain()))
     assert router.pump.receive(10) == []
+
+
+def test_a_frame_that_takes_its_time_is_not_taken_for_silence(listen: Listen) -> None:
+    router = listen()
+    peer = RawPeer(router.endpoints[0])
+    try:
+        peer.send_head(20_000, more=False)
+        for _ in range(20):  # longer than two heartbeats, which cannot be answered meanwhile
+            router.pump.wait(0.06)
+            router.watch.drain()
+            peer.socket.sendall(b"x" * 1000)
+        assert len(collect(router.pump, 1)[0][1]) == 20_000
+        assert not router.watch.pending
+    finally:
+        peer.close()
 
 
 def test_an_address_in_use_is_refused_with_advice(address: str, listen: Listen) -> None:

@@ -59,7 +59,12 @@ class RawPeer:
 
     def send_frame(self, body: bytes, *, more: bool) -> None:
         """Send one frame in the long form."""
-        self.socket.sendall(bytes([2 | more]) + len(body).to_bytes(8, "big") + body)
+        self.send_head(len(body), more=more)
+        self.socket.sendall(body)
+
+    def send_head(self, size: int, *, more: bool) -> None:
+        """Announce a frame of `size` bytes."""
+        self.socket.sendall(bytes([2 | more]) + size.to_bytes(8, "big"))
 
     def close(self) -> None:
         self.socket.close()
