@@ -31,6 +31,7 @@ cdef class Call:
     cdef public bint started
     cdef public bint ended
     cdef public object parts
+    cdef public Message end
     cdef public long long wheel_slot
 
 cdef class Worker:

@@ -15,12 +15,8 @@ files = Service("files")
 @files.rpc
 async def countdown(start: int) -> AsyncIterator[int]:
     """A generator is a stream. It runs only as far ahead as its reader allows."""
-    try:
-        for number in range(start, 0, -1):
-            yield number
-    finally:
-        # Runs as well when the reader stops half-way: closing a stream reaches its generator.
-        print("(countdown ends)")
+    for number in range(start, 0, -1):
+        yield number
 
 
 @files.rpc
@@ -53,6 +49,7 @@ async def main() -> None:
         async with connect_async(endpoint) as mesh:
             print("whole:", [number async for number in mesh.stream(countdown, 5)])
 
+            # Leaving the block ends the stream; the generator is closed where it is.
             async with mesh.stream(countdown, 1_000_000) as numbers:
                 async for number in numbers:
                     if number <= 999_997:

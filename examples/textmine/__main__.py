@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import warnings
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -16,19 +18,26 @@ from rich.console import Console
 from examples.textmine import analysis, corpus, report
 from examples.textmine.cluster import Cluster
 from examples.textmine.job import Job
+from mesh import MeshError
 from mesh.cli.output import Failure
 
 Results = dict[str, Any]
 
 
-def compute_alone(texts: dict[str, str]) -> Results:
-    """The results of all phases, without a mesh."""
-    return {
-        "calls": {path: analysis.profile(text) for path, text in texts.items()},
-        "batches": {path: analysis.keywords(text) for path, text in texts.items()},
-        "streams out": {path: list(analysis.outline(text)) for path, text in texts.items()},
-        "stream in": analysis.vocabulary(texts.values()),
+def compute_alone(texts: dict[str, str]) -> tuple[Results, dict[str, float]]:
+    """The results of all phases without a mesh, and the seconds that each took."""
+    work: dict[str, Callable[[], Any]] = {
+        "calls": lambda: {path: analysis.profile(text) for path, text in texts.items()},
+        "batches": lambda: {path: analysis.keywords(text) for path, text in texts.items()},
+        "streams out": lambda: {path: [*analysis.outline(text)] for path, text in texts.items()},
+        "stream in": lambda: analysis.vocabulary(texts.values()),
     }
+    results, seconds = {}, {}
+    for name, compute in work.items():
+        begun = perf_counter()
+        results[name] = compute()
+        seconds[name] = perf_counter() - begun
+    return results, seconds
 
 
 def summary(results: Results) -> list[tuple[str, str]]:
@@ -46,11 +55,13 @@ def summary(results: Results) -> list[tuple[str, str]]:
         ("lines", f"{sum(p['lines'] for p in profiles):,}"),
         ("... of them comments", f"{sum(p['comments'] for p in profiles):,}"),
         ("longest line", f"{max((p['longest'] for p in profiles), default=0):,} characters"),
+        ("syntax nodes", f"{sum(p['nodes'] for p in profiles):,}"),
+        ("... of them calls", f"{sum(p['calls'] for p in profiles):,}"),
         ("functions", f"{len(kinds) - kinds.count('class'):,}"),
         ("classes", f"{kinds.count('class'):,}"),
         ("words", f"{vocabulary['words']:,}"),
         ("different words", f"{vocabulary['distinct']:,}"),
-        ("most common word", " ".join(map(str, (vocabulary["common"] or [["-"]])[0]))),
+        ("most common word", ", ".join(f"{word} ({n:,})" for word, n in vocabulary["common"][:1])),
     ]
     return rows + [(f"uses of `{name}`", f"{names[name]:,}") for name in top]
 
@@ -80,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             "the job needs at least 2 workers and 50 files: one worker is killed on the way"
         )
 
+    warnings.simplefilter("ignore")  # the parser's opinion of the texts
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     texts = corpus.read(options.files)
     size = corpus.megabytes(texts)
@@ -94,15 +106,16 @@ def main(arguments: list[str] | None = None) -> int:
             with report.Display(console) as display:
                 job = Job(cluster, texts, display.show, display.say)
                 asyncio.run(job.run())
-    except Failure as error:
-        console.print(f"[bold red]{error.what}[/]\n{error.advice}", markup=True)
+    except (Failure, MeshError, TimeoutError) as error:
+        console.print(f"NOT OK: the mesh did not come up, or did not recover: {error}", style="red")
         return 1
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left behind.")
         return 130
     meshed = perf_counter()
     results = {phase.name: phase.results for phase in job.phases}
-    alone = compute_alone(texts)
+    left = cluster.survivors()
+    alone, alone_seconds = compute_alone(texts)
     ended = perf_counter()
 
     job.worker_killed.cost(job.calls)
@@ -111,9 +124,14 @@ def main(arguments: list[str] | None = None) -> int:
         (label, got, expected)
         for (label, got), (_, expected) in zip(summary(results), summary(alone), strict=True)
     ]
-    console.print(report.findings(rows))
-    console.print(report.throughput(job.phases, size))
-    console.print(report.costs([job.worker_killed, job.broker_killed]))
+    for table in (
+        report.findings(rows),
+        report.throughput(job.phases, alone_seconds, size),
+        report.costs([job.worker_killed, job.broker_killed]),
+    ):
+        console.print()
+        console.print(table)
+    console.print()
 
     wrong = differences(results, alone)
     errors = [error for phase in job.phases for error in phase.errors]
@@ -124,12 +142,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for line in [*wrong[:5], *errors[:5]]:
         console.print(f"[red]{line}[/]")
-    if wrong or errors:
+    if wrong or errors or left:
         console.print(
-            f"[bold red]NOT OK[/]: {len(wrong)} results differ, {len(errors)} calls failed"
+            f"[bold red]NOT OK[/]: {len(wrong)} results differ, {len(errors)} calls failed, "
+            f"processes left behind: {left or 'none'}"
         )
         return 1
-    console.print(f"[bold green]OK[/]: {compared:,} results compared, all the same; 0 calls failed")
+    console.print(
+        f"[bold green]OK[/]: {compared:,} results compared, all the same; 0 calls failed; "
+        "no process left behind"
+    )
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import hashlib
 import keyword
@@ -17,10 +18,16 @@ COMMON = 10
 
 
 def profile(text: str) -> dict[str, Any]:
-    """Size, shape and checksum of one text."""
+    """Size, shape and checksum of one text, and what its syntax tree consists of."""
     lines = text.splitlines()
     stripped = [line.strip() for line in lines]
+    try:
+        nodes = Counter(type(node).__name__ for node in ast.walk(ast.parse(text)))
+    except (SyntaxError, ValueError, RecursionError):  # wrong on purpose, or of another Python
+        nodes = Counter()
     return {
+        "nodes": nodes.total(),
+        "calls": nodes["Call"],
         "lines": len(lines),
         "blank": stripped.count(""),
         "comments": sum(line.startswith("#") for line in stripped),

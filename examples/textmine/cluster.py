@@ -18,6 +18,7 @@ class Cluster:
 
     def __init__(self, workers: int) -> None:
         self.size = workers
+        self._seen: set[int] = set()
         self._broker, self.endpoint = start_broker()
         try:
             self._workers = start_workers(TARGET, [self.endpoint], workers)
@@ -45,6 +46,11 @@ class Cluster:
         self._broker = broker_process(self.endpoint)
         await asyncio.to_thread(self._broker.wait_for, "listening ")
 
+    def survivors(self) -> list[int]:
+        """The processes that still run: none, once the block has been left."""
+        started = [process.pid for process in (self._broker, self._workers) if process.running]
+        return started + sorted(filter(_exists, self._seen))
+
     async def wait_complete(self, mesh: Any, without: int = 0, timeout: float = 20.0) -> float:
         """Wait until all workers are registered, none of them with the process id `without`.
 
@@ -53,6 +59,7 @@ class Cluster:
         begun = perf_counter()
         while True:
             ready = [worker["pid"] for worker in (await status(mesh))["workers"]]
+            self._seen.update(ready)
             took = perf_counter() - begun
             if len(ready) >= self.size and without not in ready:
                 return took
@@ -60,6 +67,14 @@ class Cluster:
                 raise TimeoutError(f"{len(ready)} of {self.size} workers after {timeout:g} s")
             # The broker tells its state when asked, it does not announce it.
             await asyncio.sleep(0.02)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 async def status(mesh: Any) -> dict[str, Any]:

@@ -58,15 +58,24 @@ class Display:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")
     return table
 
 
-def throughput(phases: Sequence[Phase], megabytes: float) -> Table:
-    """How fast each way was."""
-    table = _table("Through the mesh", "way", "messages", "seconds", "files/s", "MB/s", "failed")
+def throughput(phases: Sequence[Phase], alone: dict[str, float], megabytes: float) -> Table:
+    """How fast each way was; `alone` has the seconds of the same work in one process."""
+    columns = ("way", "requests", "seconds", "files/s", "MB/s", "failed", "one process alone")
+    table = _table("Through the mesh", *columns)
     for phase in phases:
         table.add_row(
             phase.name,
@@ -75,6 +84,7 @@ def throughput(phases: Sequence[Phase], megabytes: float) -> Table:
             f"{phase.done / phase.seconds:,.0f}",
             f"{megabytes / phase.seconds:.1f}",
             str(len(phase.errors)),
+            f"{alone[phase.name]:.2f} s",
             style="red" if phase.errors else None,
         )
     return table

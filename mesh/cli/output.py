@@ -78,7 +78,10 @@ class Output:
         print(to_json(value), flush=True)
 
     def value(self, value: Any) -> None:
-        """The result of a call: text as it is, octets raw into a pipe, everything else as JSON."""
+        """The result of a call: text as it is, octets raw into a pipe, everything else as JSON.
+
+        A list of octets, as services of other protocols answer, is printed as one text a line.
+        """
         if self.as_json:
             self.json(value)
         elif isinstance(value, str):
@@ -88,6 +91,9 @@ class Output:
             sys.stdout.buffer.flush()
         elif isinstance(value, bytes):
             print(value, flush=True)
+        elif isinstance(value, list) and value and all(isinstance(v, bytes) for v in value):
+            for frame in value:
+                print(clean(frame.decode(errors="replace")), flush=True)
         else:
             print(to_json(value, indent=2 if sys.stdout.isatty() else None), flush=True)
 
@@ -140,6 +146,10 @@ def advise(error: MeshError, brokers: Sequence[str] = ()) -> str:
     """What the user can do about `error`; empty if the message says it all."""
     where = " ".join(f"--broker {endpoint}" for endpoint in brokers)
     name = type(error).__name__
+    if isinstance(error, CallError) and "call(), not stream()" in error.message:
+        return "leave out --stream"
+    if isinstance(error, CallError) and "stream(), not call()" in error.message:
+        return "add --stream"
     advice = _ADVICE.get(name, "")
     if (
         isinstance(error, CallError)
@@ -157,7 +167,7 @@ _ADVICE = {
     "InvalidArgument": "arguments are parsed as JSON, else taken as text; quote what should stay "
     "text: '\"42\"'. Keyword arguments: --kwarg name=value",
     "DeadlineExceeded": "give it more time with --timeout, or look at `sage-mesh status {where}`: "
-    "is the service busy?",
+    "is the service busy, or not there at all?",
     "Overloaded": "add workers (`sage-mesh serve ... --workers N`) or call less often",
     "CircuitOpen": "the service failed too often lately; `sage-mesh status {where}` may tell why",
     "WorkerLost": "the worker's own output may say why it died",

@@ -89,8 +89,10 @@ def render(found: Sequence[Status]) -> Group:
             continue
         head.append(
             f"broker {clean(status.get('broker', '?'))}, up {duration(status.get('uptime'))}, "
-            f"clients: {count(status.get('clients'))}{', draining' if status.get('draining') else ''}"
+            f"clients: {count(status.get('clients'))}"
         )
+        if status.get("draining"):
+            head.append(", draining", "cyan")
         parts += [head, services_table(status), workers_table(status)]
         counters = {k: v for k, v in _map(status.get("counters")).items() if v}
         if counters:

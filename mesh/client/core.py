@@ -173,8 +173,9 @@ class ClientCore:
         for call in self._pauses.due(now):
             if call.state == PAUSED and call.retry_at <= now:
                 self._dispatch(call, now)
-        for link, reason in self._links.watch(now):
-            self.lost(link, now, reason)
+        while over := self._links.watch(now):
+            for link, reason in over:
+                self.lost(link, now, reason)
         if not self.closed:
             self._links.open_due(now)
 

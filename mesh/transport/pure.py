@@ -190,8 +190,17 @@ class Pump:
             if not isinstance(source, int) and source.closed:
                 raise zmq.ZMQError(zmq.ENOTSOCK)
         events = _POLLIN | _POLLOUT if writing else _POLLIN
-        milliseconds = math.ceil(timeout * 1e3) if timeout >= 0 else -1
-        return bool(zmq.zmq_poll([(self.socket, events), *self._wake], milliseconds))
+        watched = [(self.socket, events), *self._wake]
+        if timeout < 0:
+            return bool(zmq.zmq_poll(watched, -1))
+        end_at = time.monotonic() + timeout
+        left = timeout
+        # pyzmq counts whole seconds when a signal interrupts it, so it may be back too early.
+        while not (ready := zmq.zmq_poll(watched, math.ceil(left * 1e3))):
+            left = end_at - time.monotonic()
+            if left <= 0:
+                break
+        return bool(ready)
 
     def spin(self, limit: int, duration: float) -> list[list[Body]]:
         """Like `receive`, but keeps trying for up to `duration` seconds until the first message.

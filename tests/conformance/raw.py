@@ -190,11 +190,9 @@ class MdpClient(Peer):
 class MdpWorker(Peer):
     """An MDP worker. Heartbeats of the broker are left out unless asked for."""
 
-    def __init__(self, endpoint: str, dialect: Dialect, service: bytes | None = None) -> None:
+    def __init__(self, endpoint: str, dialect: Dialect) -> None:
         super().__init__(endpoint)
         self.dialect = dialect
-        if service is not None:
-            self.send_frames(*dialect.ready(service))
 
     def is_heartbeat(self, frames: Frames) -> bool:
         return frames == self.dialect.heartbeat
@@ -248,14 +246,16 @@ class NativePeer(Peer):
 
 
 class NativeClient(NativePeer):
-    """A client that has said HELLO."""
+    """A client. It numbers its requests from 1."""
 
-    def __init__(self, endpoint: str, *, hello: bool = True) -> None:
+    def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
         self.sequences = itertools.count(1)
-        if hello:
-            self.send(HELLO, incarnation=INCARNATION)
-            self.take(WELCOME)
+
+    def hello(self, **fields: Any) -> dict[str, Any]:
+        """Say HELLO; what WELCOME holds."""
+        self.send(HELLO, incarnation=INCARNATION, frames=[payload.encode(fields)])
+        return payload.decode_map(self.take(WELCOME).body)
 
     def request(self, service: bytes, method: bytes = b"m", flags: int = 0, **fields: Any) -> int:
         """Send a REQUEST; its sequence."""
@@ -286,13 +286,9 @@ class NativeClient(NativePeer):
 
 
 class NativeWorker(NativePeer):
-    """A worker; registered, once made, if it was given a service."""
+    """A worker. `welcome` is what the broker answered to its registration."""
 
-    def __init__(self, endpoint: str, service: bytes | None = None, **fields: Any) -> None:
-        super().__init__(endpoint)
-        if service is not None:
-            self.register(service, **fields)
-            self.welcome = payload.decode_map(self.take(WELCOME).body)
+    welcome: dict[str, Any]
 
     def register(self, service: bytes, **fields: Any) -> None:
         body = payload.encode({"lanes": {"": 1}, **fields})
@@ -335,10 +331,18 @@ class Broker:
         return worker
 
     def native_client(self, *, hello: bool = True) -> NativeClient:
-        return self._keep(NativeClient(self.endpoint, hello=hello))
+        client = self._keep(NativeClient(self.endpoint))
+        if hello:
+            client.hello()
+        return client
 
     def native_worker(self, service: bytes | None = None, **fields: Any) -> NativeWorker:
-        return self._keep(NativeWorker(self.endpoint, service, **fields))
+        """Registered for `service`, if one is given; `fields` go into the READY map."""
+        worker = self._keep(NativeWorker(self.endpoint))
+        if service is not None:
+            worker.register(service, **fields)
+            worker.welcome = payload.decode_map(worker.take(WELCOME).body)
+        return worker
 
     def peer(self) -> Peer:
         return self._keep(Peer(self.endpoint))

@@ -141,7 +141,7 @@ class ClientMachine(RuleBasedStateMachine):
             assert seen.sent_items <= seen.granted, "more items than were granted"
         else:
             assert message.command in (CANCEL, CREDIT, END)
-            assert seen.tries, "said something of a call that was never handed over"
+            assert seen.tries, f"{message} of a call that was never handed over"
             assert seen.tries[-1] == link
             seen.touched |= message.command == END
 

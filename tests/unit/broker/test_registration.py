@@ -45,7 +45,9 @@ def test_hello_is_welcomed(mesh: Mesh) -> None:
 
 
 def test_ready_is_welcomed(mesh: Mesh) -> None:
-    out = mesh.ready(b"w1", b"echo", {"lanes": {"": 2}, "instance": "i", "version": "1.0", "pid": 3})
+    out = mesh.ready(
+        b"w1", b"echo", {"lanes": {"": 2}, "instance": "i", "version": "1.0", "pid": 3}
+    )
     assert payload.decode_map(only(out, b"w1", WELCOME).body)["broker"] == "broker-1"
     worker = mesh.router.workers[b"w1"]
     assert (worker.instance, worker.version, worker.pid) == ("i", "1.0", 3)
@@ -110,7 +112,9 @@ def test_a_bad_ready_is_refused_and_its_sender_ignored(mesh: Mesh, fields: dict[
     assert mesh.counted("dropped:expelled") == 1
 
 
-@pytest.mark.parametrize("body", [b"\xc1", b"\x93\x01", payload.encode([1]), payload.encode({1: 2})])
+@pytest.mark.parametrize(
+    "body", [b"\xc1", b"\x93\x01", payload.encode([1]), payload.encode({1: 2})]
+)
 def test_a_ready_that_is_no_map_is_refused(mesh: Mesh, body: bytes) -> None:
     message = Message(READY, service=b"echo", frames=[body])
     assert mesh.say(b"w1", message) == [(b"w1", EXPELLED)]

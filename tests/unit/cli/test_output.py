@@ -53,9 +53,9 @@ def test_text_of_a_peer_cannot_steer_the_terminal() -> None:
 
 def test_results_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output()
-    for value in ("text", 42, {"a": [1]}, b"raw\x00"):
+    for value in ("text", 42, {"a": [1]}, [b"cart", b"\x1bmail"], b"raw\x00"):
         output.value(value)
-    assert capsys.readouterr().out == 'text\n42\n{"a": [1]}\nraw\x00'
+    assert capsys.readouterr().out == 'text\n42\n{"a": [1]}\ncart\n�mail\nraw\x00'
 
 
 def test_results_as_json(capsys: pytest.CaptureFixture[str]) -> None:
