@@ -182,10 +182,7 @@ class Stack:
 
     def start(self, *command: str, until: str, timeout: float = 10.0) -> tuple[Child, str]:
         """Start a server and wait for the line that begins with `until`; returns it as well."""
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(), text=True, stdout=subprocess.PIPE, stderr=None
-        )
-        self._started.append(process)
+        process = self._open(command, subprocess.PIPE)
         assert process.stdout is not None
         end_at = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
@@ -200,23 +197,11 @@ class Stack:
 
     def spawn(self, *command: str) -> Child:
         """Start a server that says nothing when it is ready."""
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=_environment(),
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self._started.append(process)
-        return Child(process)
+        return Child(self._open(command, subprocess.DEVNULL, subprocess.DEVNULL))
 
     def run(self, *command: str, timeout: float = 120.0) -> Figures:
         """Run a client to its end; it prints one JSON line of figures last."""
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(), text=True, stdout=subprocess.PIPE
-        )
-        self._started.append(process)
+        process = self._open(command, subprocess.PIPE)
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -227,7 +212,18 @@ class Stack:
         figures: Figures = json.loads(output.splitlines()[-1])
         return figures
 
+    def _open(
+        self, command: tuple[str, ...], stdout: int, stderr: int | None = None
+    ) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=stdout, stderr=stderr
+        )
+        self._started.append(process)
+        return process
+
     def end(self, process: subprocess.Popen[str]) -> None:
+        """SIGTERM, and SIGKILL if that did not do."""
         if process.poll() is None:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -278,7 +274,3 @@ def wait_for_port(port: int, timeout: float = 10.0) -> None:
             if time.monotonic() > end_at:
                 raise
             time.sleep(0.02)
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}

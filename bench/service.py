@@ -50,4 +50,3 @@ def items_threaded(count: int, size: int) -> Iterator[bytes]:
     body = bytes(size)
     for _ in range(count):
         yield body
-

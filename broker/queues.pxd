@@ -25,9 +25,9 @@ cdef class CreditPool:
 cdef class ExpiryWheel:
     cdef public dict _slots
     cdef public list _order
-    @cython.locals(number="long long", slot=set)
+    @cython.locals(number="long long", slot=dict)
     cpdef add(self, Call call, double due_at)
-    @cython.locals(number="long long", slot=set)
+    @cython.locals(number="long long", slot=dict)
     cpdef discard(self, Call call)
     cpdef list due(self, double now)
     cpdef double next_at(self)

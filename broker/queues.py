@@ -154,29 +154,29 @@ class ExpiryWheel:
     """Calls by the time at which to look at them again, in slots of `1 / RESOLUTION` seconds.
 
     Adding and removing cost the same at any size, and a removed call leaves nothing behind. A call
-    is due at most one slot late and never early.
+    is due at most one slot late and never early; those of one slot in the order of their adding.
     """
 
     __slots__ = ("_order", "_slots")
     RESOLUTION = 100
 
     def __init__(self) -> None:
-        self._slots: dict[int, set[Call]] = {}
+        self._slots: dict[int, dict[Call, None]] = {}
         self._order: list[int] = []
 
     def add(self, call: Call, due_at: float) -> None:
         number = int(due_at * 100) + 1
         slot = self._slots.get(number)
         if slot is None:
-            slot = self._slots[number] = set()
+            slot = self._slots[number] = {}
             heapq.heappush(self._order, number)
-        slot.add(call)
+        slot[call] = None
         call.wheel_slot = number
 
     def discard(self, call: Call) -> None:
         number = call.wheel_slot
         if number >= 0:
-            self._slots[number].discard(call)
+            self._slots[number].pop(call, None)
             call.wheel_slot = -1
 
     def due(self, now: float) -> list[Call]:

@@ -481,7 +481,8 @@ class Router:
     def _fail(self, call: Call, code: int, text: str, *, started: bool = False) -> None:
         """End `call` with an error of the broker's own."""
         self.count(f"failed:{CODE_NAMES[code]}")
-        flags = (STARTED if started else 0) | (IDEMPOTENT if call.idempotent else 0)
+        # A worker that was lost with it may have done the work.
+        flags = (STARTED if started or call.losses else 0) | (IDEMPOTENT if call.idempotent else 0)
         self.send(
             call.client.peer,
             Message(

@@ -37,7 +37,8 @@ from mesh.service.declare import Service
 from mesh.service.dispatch import Dispatcher
 from mesh.service.invoke import Outcome, apply
 from mesh.service.loop import Job, LoopRunner
-from mesh.service.session import Request, SessionCore
+from mesh.service.requests import Request
+from mesh.service.session import SessionCore
 
 T = TypeVar("T")
 

@@ -57,7 +57,7 @@ def failures(plan: Plan) -> Figures:
 CASES = (
     Case(
         "memory",
-        "A stream of a million items to a slow reader: growth of each process",
+        "A stream of a million items of 256 octets to a slow reader: growth of each process",
         "MB",
         {"mesh": slow_reader},
         tuple(Target(name, "mesh", 64, at_most=True) for name in ("broker", "worker", "client")),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import warnings
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -52,11 +51,11 @@ def summary(results: Results) -> list[tuple[str, str]]:
     vocabulary = results["stream in"] or {"distinct": 0, "words": 0, "common": []}
     rows = [
         ("files", f"{len(profiles):,}"),
+        ("octets", f"{sum(p['octets'] for p in profiles):,}"),
+        ("... compressed", f"{sum(p['compressed'] for p in profiles):,}"),
         ("lines", f"{sum(p['lines'] for p in profiles):,}"),
         ("... of them comments", f"{sum(p['comments'] for p in profiles):,}"),
         ("longest line", f"{max((p['longest'] for p in profiles), default=0):,} characters"),
-        ("syntax nodes", f"{sum(p['nodes'] for p in profiles):,}"),
-        ("... of them calls", f"{sum(p['calls'] for p in profiles):,}"),
         ("functions", f"{len(kinds) - kinds.count('class'):,}"),
         ("classes", f"{kinds.count('class'):,}"),
         ("words", f"{vocabulary['words']:,}"),
@@ -91,7 +90,6 @@ def main(arguments: list[str] | None = None) -> int:
             "the job needs at least 2 workers and 50 files: one worker is killed on the way"
         )
 
-    warnings.simplefilter("ignore")  # the parser's opinion of the texts
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     texts = corpus.read(options.files)
     size = corpus.megabytes(texts)
@@ -107,7 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
                 job = Job(cluster, texts, display.show, display.say)
                 asyncio.run(job.run())
     except (Failure, MeshError, TimeoutError) as error:
-        console.print(f"NOT OK: the mesh did not come up, or did not recover: {error}", style="red")
+        advice = f"\n{error.advice}" if isinstance(error, Failure) else ""
+        what = f"NOT OK: the mesh did not come up, or did not recover: {error}{advice}"
+        console.print(what, style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("Stopped; nothing is left behind.")
@@ -141,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{ended - meshed:.1f} s in one process."
     )
     for line in [*wrong[:5], *errors[:5]]:
-        console.print(f"[red]{line}[/]")
+        console.print(line, style="red", markup=False)
     if wrong or errors or left:
         console.print(
             f"[bold red]NOT OK[/]: {len(wrong)} results differ, {len(errors)} calls failed, "

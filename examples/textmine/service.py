@@ -6,23 +6,18 @@ idempotent, and the mesh may repeat them when a worker or a broker dies.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from examples.textmine import analysis
 from mesh import Service, Stream
 
-# What the parser of Python finds questionable in the texts is not our matter.
-warnings.simplefilter("ignore", SyntaxWarning)
-warnings.simplefilter("ignore", DeprecationWarning)
-
 service = Service("textmine", version="1.0.0")
 
 
 @service.rpc(idempotent=True)
 def profile(text: str) -> dict[str, Any]:
-    """Size, shape, checksum and syntax of one text."""
+    """Size, shape and checksum of one text."""
     return analysis.profile(text)
 
 

@@ -80,42 +80,54 @@ class Exchange:
             self._upload.cancel()
         self.driver.cancel(self.call)
 
-    def _wanted(self) -> bool:
-        writer = self.call.writer
-        return self.call.state == ENDED or (
-            writer is not None and writer.room > 0 and self.call.state == SENT
-        )
-
     async def _send(self, flow: Outflow) -> None:
-        """Send the caller's stream as the worker asks for it."""
-        call, driver = self.call, self.driver
-        while not flow.ended and self.failure is None:
-            await self.until(self._wanted)
-            if call.state == ENDED or call.writer is None:
-                break
-            items: list[Any] = []
-            begun = monotonic()
-            try:
-                for _ in range(flow.allowance(call.writer.room)):
-                    if hasattr(flow.source, "__anext__"):
-                        items.append(await anext(flow.source))
-                    else:
-                        items.append(next(flow.source))
-            except (StopIteration, StopAsyncIteration):
-                flow.ended = True
-            except Exception as error:
-                self.failure = error
-            try:
-                if items:
-                    body, flags = flow.pack(items, monotonic() - begun)
+        """Send the caller's stream as the worker asks for it.
+
+        Items that come without a pause share a message: `flush` runs as soon as the source, or this
+        task, waits for anything.
+        """
+        call, driver, source = self.call, self.driver, flow.source
+        asynchronous = hasattr(source, "__anext__")
+        items: list[Any] = []
+
+        def flush() -> None:
+            if items and self.failure is None and call.state == SENT:
+                try:
+                    body, flags = flow.pack(items)
                     driver.chunk(call, len(items), body, flags)
-            except CallError as error:
+                except CallError as error:
+                    self.failure = error
+            items.clear()
+
+        def room() -> int:
+            return call.writer.room - len(items) if call.writer and call.state == SENT else 0
+
+        ended = False
+        while not ended and self.failure is None:
+            await self.until(lambda: room() > 0 or call.state == ENDED)
+            if call.state == ENDED:
+                break
+            try:
+                item = await anext(source) if asynchronous else next(source)
+            except (StopIteration, StopAsyncIteration):
+                ended = True
+            except Exception as error:
+                flush()
                 self.failure = error
-            if self.failure is not None:
-                driver.finish(call, *to_wire(self.failure))
-            elif flow.ended:
-                driver.finish(call)
-        close = getattr(flow.source, "aclose", None)
+            else:
+                items.append(item)
+                if len(items) == 1:
+                    driver.loop.call_soon(flush)
+                if len(items) >= flow.allowance(room() + len(items)):
+                    flush()
+                    if not asynchronous:
+                        await asyncio.sleep(0)
+        flush()
+        if self.failure is not None:
+            driver.finish(call, *to_wire(self.failure))
+        elif ended:
+            driver.finish(call)
+        close = getattr(source, "aclose", None)
         if close is not None:
             await close()
 

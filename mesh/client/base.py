@@ -45,12 +45,13 @@ MAX_CREDIT = 65_536
 MAX_GROUP = 256
 GROUP_BYTES = 64 * 1024
 FILE_BLOCK = 64 * 1024
-# A source that takes longer than this for one item should not keep others waiting.
-PROMPT = 0.0005
 
 _VALUES = frozenset(
     {str, int, bytes, float, bool, type(None), list, dict, tuple, set, frozenset, bytearray}
 )
+# Iterators that always have the next item at hand.
+_AT_HAND: Sequence[Iterable[Any]] = ([], (), range(0), range(1 << 65), "", b"", {}, set())
+_PROMPT_SOURCES = frozenset(type(iter(kind)) for kind in _AT_HAND)
 
 
 class Nothing:
@@ -456,32 +457,30 @@ class Inflow:
 
 
 class Outflow:
-    """Decides how many items of the caller's stream leave together.
+    """The caller's stream on its way out: how many of its items may share a message.
 
-    Items that are ready at the same moment share a message; one that its source takes long for
-    waits for nobody. So a group doubles while the source is prompt, and begins anew with one.
+    No item may wait for the next one, on which its source could block for ever: the other side may
+    be expected to answer first. So only where the source is known not to block are items collected.
     """
 
-    __slots__ = ("ended", "item_size", "limit", "source")
+    __slots__ = ("item_size", "prompt", "source")
 
     def __init__(self, source: Any) -> None:
         self.source = source
-        self.limit = 1
+        self.prompt = type(source) in _PROMPT_SOURCES
         self.item_size = 0.0
-        self.ended = False
 
     def allowance(self, room: int) -> int:
-        """How many items to take from the source for the next message."""
+        """How many items a message may hold, where `room` is the credit that is left."""
         fitting = int(GROUP_BYTES / self.item_size) if self.item_size else 1
-        return max(1, min(room, self.limit, fitting, MAX_GROUP))
+        return max(1, min(room, fitting, MAX_GROUP))
 
-    def pack(self, items: list[Any], took: float) -> tuple[bytes, int]:
-        """Body and flags of a CHUNK with `items`, which the source took `took` seconds for.
+    def pack(self, items: list[Any]) -> tuple[bytes, int]:
+        """Body and flags of a CHUNK with `items`.
 
         Raises:
             InvalidArgument: an item cannot be sent.
         """
-        self.limit = 1 if took > PROMPT * len(items) else min(MAX_GROUP, 2 * self.limit)
         if len(items) == 1:
             body, flags = payload.encode(items[0], root="item"), 0
         else:

@@ -405,16 +405,12 @@ class ClientCore:
         call.retry_at = at
         self._pauses.add(at, call)
 
-    def _again(self, call: Call, now: float) -> None:
-        """Back to the start with a call that was handed over."""
-        self._let_go(call)
-        self._dispatch(call, now)
-
     def _orphaned(self, call: Call, link: Link, reason: str, now: float) -> None:
         if call.repeatable:
             self._count("resent:link_lost")
             call.maybe_executed = True
-            self._again(call, now)
+            self._let_go(call)
+            self._dispatch(call, now)
             return
         call.target.breaker.abandoned(call.ticket)
         self._fail(call, self._broker_lost(call, f"{link.route.endpoint}: {reason}"), now)
@@ -566,13 +562,14 @@ class ClientCore:
         if message.flags & IDEMPOTENT:
             self._learn(call)
         code = message.code
+        if code == errors.DRAINING:
+            self._links.retire(link)
         if code in (errors.DRAINING, errors.NOT_STARTED) and not call.touched:
             self._count("resent:not_started")
+            self._let_go(call)
             if code == errors.DRAINING:
-                self._on_drain(link, message, now)
-                self._again(call, now)
+                self._dispatch(call, now)
             else:
-                self._let_go(call)
                 call.attempts += 1
                 self._pause(call, now + backoff(call.attempts, self._rng, base=0.01, cap=0.5))
             return

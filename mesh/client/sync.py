@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
-from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -56,12 +55,12 @@ class Upload:
         call, flow, driver = self._call, self._flow, self._driver
         room = call.writer.room if call.writer is not None else 0
         items: list[Any] = []
-        begun = monotonic()
+        ended = False
         try:
-            for _ in range(flow.allowance(room)):
+            for _ in range(flow.allowance(room) if flow.prompt else 1):
                 items.append(next(flow.source))
         except StopIteration:
-            flow.ended = True
+            ended = True
         except Exception as error:
             self.failure = error
         except BaseException:
@@ -69,13 +68,13 @@ class Upload:
             raise
         try:
             if items:
-                body, flags = flow.pack(items, monotonic() - begun)
+                body, flags = flow.pack(items)
                 driver.chunk(call, len(items), body, flags)
         except InvalidArgument as error:
             self.failure = error
         if self.failure is not None:
             driver.finish(call, *to_wire(self.failure))
-        elif flow.ended:
+        elif ended:
             driver.finish(call)
 
 

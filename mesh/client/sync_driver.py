@@ -24,6 +24,8 @@ from mesh.client.wire import Wire
 from mesh.errors import CallError
 
 IDLE = 0.001
+# After so many waits in a row that were longer than the spin, only one in so many spins.
+MISSES = 16
 
 
 class Waker:
@@ -72,7 +74,7 @@ class Driver:
         self._gates: dict[Call, threading.Lock] = {}
         self._leader: Call | None = None
         self._until = 0.0
-        self._seen = 0
+        self._misses = 0
         self._poll = select.poll()
         self._polled = -1
         self.stale = False
@@ -203,13 +205,16 @@ class Driver:
             self._gates.pop(call, None)
 
     def _lead(self, call: Call, ready: Callable[[], bool]) -> None:
-        spinning = self.spin
+        spinning = self.spin > 0.0 and (self._misses < MISSES or call.sequence % MISSES == 0)
         try:
             while not ready():
-                if spinning and not self._gates and self.wire.spin(spinning):
-                    self._turn()
-                    continue
-                spinning = 0.0
+                if spinning and not self._gates:
+                    if self.wire.spin(self.spin):
+                        self._misses = 0
+                        self._turn()
+                        continue
+                    self._misses += 1
+                spinning = False
                 if self.wire.changed != self._polled:
                     self._watch()
                 self._leader = call

@@ -41,11 +41,10 @@ class Wire:
         core = self.core
         for _ in range(rounds):
             self.turned_at = now = self.clock()
-            moved = self._receive(now)
+            unread = self._receive(now)
             core.tick(now)
-            if self._send(now):
-                moved = True
-            if not moved:
+            # Sending may swallow the sign that something has arrived: look once more.
+            if not self._send(now) and not unread:
                 return False
         return True
 
@@ -70,27 +69,27 @@ class Wire:
     # ---------------------------------------------------------------- in
 
     def _receive(self, now: float) -> bool:
-        moved = False
+        """Take in what has arrived; True if there may be more."""
+        unread = False
         for number, link in list(self._links.items()):
             watch = link.watch
             watch.drain()
             if watch.established and self._held_back.get(number) is None:
                 self._held_back[number] = []
                 self.core.connected(number, now)
-                moved = True
             pump = link.pump
             messages = pump.receive(RECEIVE_BUDGET)
             if messages:
                 self._feed(number, messages, now)
-                moved = True
             # The end of a connection can be reported before all that it delivered has been read.
-            if watch.lost and pump.drained:
+            if not pump.drained:
+                unread = True
+            elif watch.lost:
                 for _, message in self._held_back.pop(number, ()):
                     self.core.undelivered(number, message, now)
                 self.core.lost(number, now, watch.lost)
                 self._close(number, 0.0)
-                moved = True
-        return moved
+        return unread
 
     def _feed(self, number: int, messages: list[list[Body]], now: float) -> None:
         receive = self.core.receive

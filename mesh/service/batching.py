@@ -27,7 +27,7 @@ from mesh.service.invoke import (
     item_failure,
     outcome,
 )
-from mesh.service.session import Request
+from mesh.service.requests import Request
 
 
 class Collector:

@@ -18,7 +18,8 @@ from mesh.service.declare import ASYNC, INLINE, Method, Service
 from mesh.service.invoke import FAIL, Outcome, Post, apply, run
 from mesh.service.lanes import Execute, execute_all
 from mesh.service.loop import Job, LoopThread
-from mesh.service.session import CANCELLED_SIGNAL, CHUNK_SIGNAL, Request, SessionCore
+from mesh.service.requests import Request
+from mesh.service.session import CANCELLED_SIGNAL, CHUNK_SIGNAL, SessionCore
 from mesh.service.threads import LaneThread, ThreadPool
 
 

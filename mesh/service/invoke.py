@@ -20,7 +20,8 @@ from mesh.errors import CallError, InvalidArgument, ProtocolError
 from mesh.protocol import payload
 from mesh.protocol.messages import BATCH, MORE, RAW
 from mesh.service.declare import Method
-from mesh.service.session import Request, SessionCore
+from mesh.service.requests import Request
+from mesh.service.session import SessionCore
 from mesh.service.streams import Incoming
 
 FINISH, FAIL, PARTIAL, GRANT = range(4)

@@ -26,7 +26,7 @@ from mesh.service.invoke import (
     outcome,
     run,
 )
-from mesh.service.session import Request
+from mesh.service.requests import Request
 
 
 class Job:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mesh.service.session import Request
+    from mesh.service.requests import Request
 
 WAITING, CONNECTING, LIVE, RETIRING = range(4)
 

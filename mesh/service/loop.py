@@ -41,7 +41,7 @@ from mesh.service.invoke import (
     outcome,
     part,
 )
-from mesh.service.session import Request
+from mesh.service.requests import Request
 from mesh.service.streams import Incoming, Pace
 
 T = TypeVar("T")

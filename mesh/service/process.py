@@ -32,6 +32,10 @@ PARENT_CHECK = 1.0
 
 log = logging.getLogger("mesh.service")
 
+# The process that supervises this one; 0 without one. Not an environment variable: what a handler
+# starts must not inherit it.
+_supervisor = 0
+
 
 def serve(target: str, brokers: Sequence[str] = (), workers: int = 1) -> int:
     """Serve `target`, written `package.module:service`, until a signal; the exit status.
@@ -100,7 +104,6 @@ def serve_here(service: Service, brokers: Sequence[str], *, announce: bool = Fal
     stopping = threading.Event()
     in_main = threading.current_thread() is threading.main_thread()
     before = _on_signals(stopping) if in_main else {}
-    supervisor = int(os.environ.get("SAGE_SUPERVISOR", "0"))
     try:
         runtime = Runtime(service, brokers).start()
         if announce:
@@ -108,7 +111,7 @@ def serve_here(service: Service, brokers: Sequence[str], *, announce: bool = Fal
         while not stopping.wait(PARENT_CHECK):
             if runtime.wait_stopped(0):
                 return 1  # the reason has been logged
-            if supervisor and os.getppid() != supervisor:
+            if _supervisor and os.getppid() != _supervisor:
                 log.warning("the supervisor is gone; leaving")
                 break
         finished = runtime.stop(DRAIN_TTL)
@@ -120,7 +123,9 @@ def serve_here(service: Service, brokers: Sequence[str], *, announce: bool = Fal
 
 def _announce(runtime: Runtime) -> None:
     runtime.wait_ready()
-    print(f"serving {runtime.service.name} pid={os.getpid()}", flush=True)
+    # One write: several processes share the output.
+    sys.stdout.write(f"serving {runtime.service.name} pid={os.getpid()}\n")
+    sys.stdout.flush()
 
 
 def _on_signals(stopping: threading.Event) -> dict[int, Any]:
@@ -131,7 +136,7 @@ def _on_signals(stopping: threading.Event) -> dict[int, Any]:
 
     before: dict[int, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
     # Ctrl-C reaches the whole process group; a supervisor turns it into one SIGTERM for each child.
-    on_int = signal.SIG_IGN if "SAGE_SUPERVISOR" in os.environ else stop
+    on_int = signal.SIG_IGN if _supervisor else stop
     before[signal.SIGINT] = signal.signal(signal.SIGINT, on_int)
     return before
 
@@ -202,6 +207,7 @@ def supervise(body: Callable[[], int], workers: int) -> int:
 
 
 def _spawn(child: Child, body: Callable[[], int], handlers: dict[signal.Signals, Any]) -> None:
+    global _supervisor
     parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -215,7 +221,7 @@ def _spawn(child: Child, body: Callable[[], int], handlers: dict[signal.Signals,
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.environ["SAGE_SUPERVISOR"] = str(parent)
+        _supervisor = parent
         die_with_parent(signal.SIGTERM)
         if os.getppid() == parent:
             status = body()

@@ -86,11 +86,12 @@ class Runtime:
         self._outbox: deque[Outcome] = deque()
         self._commands: deque[Callable[[float], None]] = deque()
         self._sleeping = False
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
         self._waiter: Pump | None = None
         self._spun = True
+        self._noticed: set[str] = set()
         self._ready = threading.Event()
         self._stopped = threading.Event()
         self._stop_lock = threading.Lock()
@@ -103,7 +104,12 @@ class Runtime:
 
     def start(self) -> Runtime:
         """Run the start-up hooks here, then begin to register. What a hook raises is raised."""
-        self._dispatcher.run(self._dispatcher.start_up())
+        try:
+            self._dispatcher.run(self._dispatcher.start_up())
+        except BaseException:
+            self._dispatcher.stop(0.0)
+            self._close()
+            raise
         # What exists by now lives as long as the process: no need to look through it again.
         gc.collect()
         gc.freeze()
@@ -144,6 +150,8 @@ class Runtime:
                     self._dispatcher.run(self._dispatcher.shut_down())
                 finally:
                     self._dispatcher.stop(LEAVE_TTL if finished else 0.0)
+                    if self._stopped.is_set():
+                        self._close()
         return finished
 
     def __enter__(self) -> Runtime:
@@ -156,6 +164,10 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _close(self) -> None:
+        self._wake_in.close()
+        self._wake_out.close()
 
     def _command(self, command: Callable[[float], None]) -> None:
         self._commands.append(command)
@@ -170,13 +182,9 @@ class Runtime:
 
     def _wake(self) -> None:
         self._sleeping = False
-        try:
-            os.write(self._wake_out, b"\0")
-        except BlockingIOError:
-            pass  # it is full of wake-ups already
-        except OSError:
-            if not self._stopped.is_set():
-                raise
+        # Full of wake-ups already, or closed: there is nobody left to wake.
+        with suppress(OSError):
+            self._wake_out.send(b"\0")
 
     # ---------------------------------------------------------------- the I/O thread
 
@@ -300,13 +308,15 @@ class Runtime:
         if self._core.live and not self._ready.is_set():
             self._ready.set()
         for notice in self._core.notices:
-            log.warning("%s: %s", self.service.name, notice)
+            if notice not in self._noticed and len(self._noticed) < 1000:
+                self._noticed.add(notice)
+                log.warning("%s: %s", self.service.name, notice)
         self._core.notices.clear()
 
     # ---------------------------------------------------------------- waiting
 
     def _wait(self) -> None:
-        """Block until something happens or is due. Handlers' outcomes wake it through the pipe."""
+        """Block until something happens or is due. Handlers' outcomes wake it through `_wake`."""
         channels = self._channels
         if not self._spun and self.service.spin and len(channels) == 1 and not self._core.in_hand:
             self._spun = True
@@ -332,10 +342,10 @@ class Runtime:
         else:
             if self._waiter is None:
                 first, *others = self._channels.values()
-                wake: list[Any] = [self._wake_in, first.watch.socket]
+                wake: list[Any] = [self._wake_in.fileno(), first.watch.socket]
                 for channel in others:
                     wake += [channel.link.socket, channel.watch.socket]
                 self._waiter = Pump(first.link.socket, wake=wake)
             self._waiter.wait(timeout)
         with suppress(BlockingIOError):
-            os.read(self._wake_in, 4096)
+            self._wake_in.recv(4096)

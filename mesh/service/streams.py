@@ -18,7 +18,7 @@ from mesh import errors
 from mesh.errors import CallError, ProtocolError, RemoteError
 from mesh.protocol import payload
 from mesh.protocol.messages import BATCH
-from mesh.service.session import Flow, Request
+from mesh.service.requests import Flow, Request
 
 T = TypeVar("T")
 
@@ -83,6 +83,9 @@ class Incoming(Stream[Any]):
         grant(request, FIRST_WINDOW)
 
     def __iter__(self) -> Iterator[Any]:
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise TypeError("read this stream with `async for`: waiting here would block the loop")
         return self
 
     def __next__(self) -> Any:

@@ -29,7 +29,7 @@ from mesh.service.invoke import (
     run,
 )
 from mesh.service.lanes import Execute, execute_all
-from mesh.service.session import Request
+from mesh.service.requests import Request
 from mesh.service.streams import Incoming, Pace
 
 STOP = None

@@ -31,7 +31,8 @@ from mesh.protocol.messages import (
     Message,
 )
 from mesh.service import Service, Stream
-from mesh.service.session import CANCELLED_SIGNAL, Request, SessionCore
+from mesh.service.requests import Request
+from mesh.service.session import CANCELLED_SIGNAL, SessionCore
 
 CAPACITY_OF = {"": 4, "writer": 2}
 METHODS = [b"plain", b"limited", b"timed", b"write", b"items", b"upload", b"absent"]
@@ -195,9 +196,7 @@ class SessionMachine(RuleBasedStateMachine):
         if command == CREDIT:
             self.granted[link, tag] += credit
         body = payload.encode(1)
-        self.core.receive(
-            link, Message(command, tag=tag, credit=credit, frames=[body]), self.now
-        )
+        self.core.receive(link, Message(command, tag=tag, credit=credit, frames=[body]), self.now)
         self.settle()
 
     @precondition(lambda self: self.links)

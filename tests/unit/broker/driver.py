@@ -1,4 +1,4 @@
-"""A router on a clock of its own: messages in, messages out, its invariants checked at each step."""
+"""A router on a clock of its own: messages in, messages out, invariants checked at each step."""
 
 from __future__ import annotations
 

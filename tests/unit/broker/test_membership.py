@@ -107,9 +107,7 @@ def test_the_broker_says_a_beat_when_it_has_nothing_else_to_say(mesh: Mesh) -> N
         return count
 
     assert 18 <= beats(10.0) <= 21
-    sequence = 0
-    for _ in range(20):
-        sequence += 1
+    for sequence in range(1, 21):
         mesh.ask(b"c1", sequence)
         assert beats(0.3) == 0
 
@@ -262,8 +260,8 @@ def test_a_restored_worker_serves_all_its_lanes(mesh: Mesh) -> None:
     assert state(mesh, b"w1") == EJECTED
     for sequence in range(21, 25):
         mesh.ask(b"c1", sequence, b"put", timeout=100.0)
-    mesh.ask(b"c1", 31, timeout=100.0)
-    mesh.ask(b"c1", 32, timeout=100.0)
+    for sequence in range(31, 35):
+        mesh.ask(b"c1", sequence, timeout=100.0)
     assert len(requests(mesh.wait(10.2))) == 1
     probe = next(iter(mesh.router.workers[b"w1"].calls))
     mesh.final(b"w1", probe)

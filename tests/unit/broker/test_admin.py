@@ -1,0 +1,91 @@
+"""What the broker says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mesh import errors
+from mesh.protocol import payload
+from mesh.protocol.messages import ERROR, FINAL
+from tests.unit.broker.driver import Mesh, only
+
+
+def status(mesh: Mesh) -> dict[str, Any]:
+    out = mesh.ask(b"admin", 1, b"status", service=b"mesh.broker")
+    return payload.decode_map(only(out, b"admin", FINAL).body)
+
+
+def test_status_of_an_empty_broker(mesh: Mesh) -> None:
+    mesh.now += 5.0
+    assert status(mesh) == {
+        "broker": "broker-1",
+        "uptime": 5.0,
+        "draining": False,
+        "endpoints": [],
+        "services": [],
+        "workers": [],
+        "clients": 1,
+        "accepted": 0,
+        "finished": 0,
+        "held_bytes": 0,
+        "counters": {},
+    }
+
+
+def test_status_of_a_busy_broker(mesh: Mesh) -> None:
+    mesh.join(b"w1", window=1, instance="i1", version="1.2", host="h", pid=9)
+    mesh.ask(b"c1", 1, frames=[b"12345"])
+    mesh.now += 1.0
+    mesh.ask(b"c1", 2)
+    mesh.now += 1.0
+    found = status(mesh)
+    assert found["services"] == [
+        {
+            "name": "echo",
+            "workers": 1,
+            "in_flight": 1,
+            "credit": 1,
+            "queued": 1,
+            "oldest_age": 2.0,
+        }
+    ]
+    assert found["workers"] == [
+        {
+            "service": "echo",
+            "instance": "i1",
+            "version": "1.2",
+            "host": "h",
+            "pid": 9,
+            "state": "active",
+            "in_flight": 1,
+            "credit": 1,
+            "ended": 0,
+            "errors": 0,
+            "age": 2.0,
+        }
+    ]
+    assert (found["accepted"], found["finished"], found["held_bytes"]) == (2, 0, 9)
+    assert found["counters"] == {"joined": 1}
+
+
+def test_status_counts_what_ended(mesh: Mesh) -> None:
+    mesh.join(b"w1", window=2)
+    mesh.ask(b"c1", 1)
+    mesh.ask(b"c1", 2)
+    mesh.final(b"w1", 1)
+    mesh.error(b"w1", 2, errors.REMOTE_ERROR)
+    worker = status(mesh)["workers"][0]
+    assert (worker["ended"], worker["errors"]) == (2, 1)
+
+
+@pytest.mark.parametrize("method", [b"", b"stop", b"\xff"])
+def test_the_broker_has_no_other_methods(mesh: Mesh, method: bytes) -> None:
+    out = mesh.ask(b"admin", 1, method, service=b"mesh.broker")
+    assert only(out, b"admin", ERROR).code == errors.METHOD_NOT_FOUND
+
+
+def test_a_draining_broker_still_tells_its_status(mesh: Mesh) -> None:
+    mesh.router.drain(mesh.now)
+    assert status(mesh)["draining"] is True
