@@ -79,7 +79,8 @@ def _exists(pid: int) -> bool:
 
 async def status(mesh: Any) -> dict[str, Any]:
     """What the broker says about itself and its workers."""
-    found: dict[str, Any] = await mesh.options(priority="system").call("mesh.broker.status")
+    options = mesh.options(priority="system", idempotent=True)
+    found: dict[str, Any] = await options.call("mesh.broker.status")
     return found
 
 

@@ -18,8 +18,9 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from mesh.client import base
 from mesh.client.aio_driver import LoopDriver
-from mesh.client.base import MAX_BATCH, NOTHING, Inflow, Options, Outflow
+from mesh.client.base import MAX_BATCH, Options
 from mesh.client.calls import ENDED, SENT, Call, ClientSettings
+from mesh.client.streams import NOTHING, Inflow, Outflow
 from mesh.client.sync import CallOptions
 from mesh.client.wire import Wire
 from mesh.errors import CallError, to_wire
@@ -191,7 +192,7 @@ class AsyncResults(Generic[T]):
 
     def __del__(self) -> None:
         if not getattr(self, "_over", True) and self._call.state != ENDED:
-            self._driver.abandoned.append(self._call)
+            self._driver.abandon(self._call)
 
 
 class _Connection:

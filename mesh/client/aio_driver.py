@@ -51,7 +51,7 @@ class LoopDriver:
         self.core = core
         self.wire = wire
         self.loop = loop
-        self.abandoned: deque[Call] = deque()  # by whoever lost interest and cannot say so itself
+        self._abandoned: deque[Call] = deque()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -100,6 +100,12 @@ class LoopDriver:
                 self.core.fail(call, error, self.wire.clock())
             self.soon()
 
+    def abandon(self, call: Call) -> None:
+        """Cancel a call from wherever garbage is being collected."""
+        self._abandoned.append(call)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.soon)
+
     def taken(self, call: Call, items: int) -> None:
         """The caller has read `items` of a stream."""
         self.core.taken(call, items)
@@ -128,8 +134,8 @@ class LoopDriver:
     def _turn(self) -> None:
         self._scheduled = False
         core = self.core
-        while self.abandoned:
-            core.cancel(self.abandoned.popleft(), self.wire.clock())
+        while self._abandoned:
+            core.cancel(self._abandoned.popleft(), self.wire.clock())
         # A few rounds, then others on this loop have their turn.
         if self.wire.turn(4):
             self.soon()

@@ -6,7 +6,6 @@ import math
 import os
 import random
 import socket
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from mesh import context, errors
-from mesh.client.calls import ENDED, Call, ClientSettings
+from mesh.client.calls import Call, ClientSettings
 from mesh.client.core import ClientCore
 from mesh.errors import CallError, ConfigError, InvalidArgument, ProtocolError, RemoteError
 from mesh.protocol import payload
@@ -42,23 +41,11 @@ MAX_BATCH = 4096
 MAX_TIMEOUT = 300.0
 MAX_RETRIES = 100
 MAX_CREDIT = 65_536
-MAX_GROUP = 256
-GROUP_BYTES = 64 * 1024
 FILE_BLOCK = 64 * 1024
 
 _VALUES = frozenset(
     {str, int, bytes, float, bool, type(None), list, dict, tuple, set, frozenset, bytearray}
 )
-# Iterators that always have the next item at hand.
-_AT_HAND: Sequence[Iterable[Any]] = ([], (), range(0), range(1 << 65), "", b"", {}, set())
-_PROMPT_SOURCES = frozenset(type(iter(kind)) for kind in _AT_HAND)
-
-
-class Nothing:
-    """What `Inflow.get` returns when there is nothing to read yet."""
-
-
-NOTHING: Final = Nothing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,11 +304,6 @@ def _pack_part(calls: list[list[Any]]) -> Iterator[tuple[int, bytes]]:
 # -------------------------------------------------------------------- what comes back
 
 
-def identity(call: Call) -> dict[str, Any]:
-    """The fields by which an error names its call."""
-    return {"service": call.target.name.decode(), "method": call.method.decode()}
-
-
 def result(call: Call) -> Any:
     """The value that an ended call has returned.
 
@@ -353,7 +335,7 @@ def value_of(call: Call, message: Message | None) -> Any:
 
 def unreadable(call: Call, text: str) -> RemoteError:
     """The error of an answer that makes no sense."""
-    return RemoteError(text, kind="ProtocolError", maybe_executed=True, **identity(call))
+    return RemoteError(text, kind="ProtocolError", maybe_executed=True, **call.identity())
 
 
 def outcomes(call: Call, count: int) -> list[Any]:
@@ -372,7 +354,7 @@ def outcomes(call: Call, count: int) -> list[Any]:
         return [
             item[1]
             if item[0] == 0
-            else errors.from_wire(item[0], item[1], started=True, **identity(call))
+            else errors.from_wire(item[0], item[1], started=True, **call.identity())
             for item in found
         ]
     except CallError as error:
@@ -392,101 +374,6 @@ def settle(results: list[Any], raise_errors: bool) -> list[Any]:
             if isinstance(item, CallError):
                 raise item
     return results
-
-
-# -------------------------------------------------------------------- streams
-
-
-class Inflow:
-    """The items of a stream in order, unpacked. `read` counts what has not yet been reported."""
-
-    __slots__ = ("call", "ready", "unreported")
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.ready: deque[Any] = deque()
-        self.unreported = 0
-
-    def get(self) -> Any:
-        """The next item, or NOTHING if it has not arrived.
-
-        Raises:
-            StopIteration: the stream has ended well.
-            CallError: it has failed.
-        """
-        ready = self.ready
-        if not ready and not self._fill():
-            return NOTHING
-        self.unreported += 1
-        return ready.popleft()
-
-    def _fill(self) -> bool:
-        call = self.call
-        reader = call.reader
-        if reader is None:
-            raise StopIteration
-        # The state is read first: what is in the inbox after the end has been seen is all there is.
-        ended = call.state == ENDED
-        if reader.inbox:
-            message = reader.inbox.popleft()
-            items = value_of(call, message)
-            if not message.flags & BATCH:
-                self.ready.append(items)
-            elif isinstance(items, list) and len(items) == (message.credit or 1):
-                self.ready.extend(items)
-            else:
-                raise unreadable(call, "a part of the stream does not hold its items")
-            return True
-        if not ended:
-            return False
-        reply, call.reply = call.reply, None
-        value = result(call) if reply is None else value_of(call, reply)
-        if value is None:
-            raise StopIteration
-        self.ready.append(value)  # a method that is no stream: its value is the only item
-        return True
-
-    def due(self) -> int:
-        """How many items are to be reported as read now; 0 if it can wait."""
-        reader = self.call.reader
-        read = self.unreported
-        if reader is None or read < reader.step:
-            return 0
-        self.unreported = 0
-        return read
-
-
-class Outflow:
-    """The caller's stream on its way out: how many of its items may share a message.
-
-    No item may wait for the next one, on which its source could block for ever: the other side may
-    be expected to answer first. So only where the source is known not to block are items collected.
-    """
-
-    __slots__ = ("item_size", "prompt", "source")
-
-    def __init__(self, source: Any) -> None:
-        self.source = source
-        self.prompt = type(source) in _PROMPT_SOURCES
-        self.item_size = 0.0
-
-    def allowance(self, room: int) -> int:
-        """How many items a message may hold, where `room` is the credit that is left."""
-        fitting = int(GROUP_BYTES / self.item_size) if self.item_size else 1
-        return max(1, min(room, fitting, MAX_GROUP))
-
-    def pack(self, items: list[Any]) -> tuple[bytes, int]:
-        """Body and flags of a CHUNK with `items`.
-
-        Raises:
-            InvalidArgument: an item cannot be sent.
-        """
-        if len(items) == 1:
-            body, flags = payload.encode(items[0], root="item"), 0
-        else:
-            body, flags = payload.encode(items, root="items"), BATCH
-        self.item_size += 0.5 * (len(body) / len(items) - self.item_size)
-        return body, flags
 
 
 def stream_flags(source: Any, *, reading: bool) -> int:

@@ -40,10 +40,11 @@ class ClientSettings:
 class Target:
     """What the client remembers of a service: its breaker, and which methods are idempotent."""
 
-    __slots__ = ("breaker", "idempotent", "name")
+    __slots__ = ("breaker", "idempotent", "incarnation", "name")
 
-    def __init__(self, name: bytes, breaker: Breaker) -> None:
+    def __init__(self, name: bytes, incarnation: int, breaker: Breaker) -> None:
         self.name = name
+        self.incarnation = incarnation
         self.breaker = breaker
         self.idempotent: set[bytes] = set()
 
@@ -199,6 +200,15 @@ class Call:
         if self.idempotent is None:
             return self.method in self.target.idempotent
         return self.idempotent
+
+    def identity(self) -> dict[str, Any]:
+        """The fields by which an error names its call."""
+        return {
+            "service": self.target.name.decode("utf-8", "replace"),
+            "method": self.method.decode("utf-8", "replace"),
+            "request_id": f"{self.target.incarnation:016x}-{self.sequence}",
+            "idempotent": self.repeatable,
+        }
 
     def forget_body(self) -> None:
         """It will not be sent again."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mesh import errors
+from mesh.client import failures
 from mesh.client.calls import (
     ENDED,
     FIRST_WINDOW,
@@ -161,7 +162,11 @@ class ClientCore:
             self._pause(call, now + UNDELIVERED_PAUSE)
         elif message.command in (CHUNK, END, CREDIT):
             # The rest of the stream would arrive with a hole in it.
-            self._fail(call, self._broker_lost(call, "a part of the stream was not sent"), now)
+            self._fail(
+                call,
+                failures.broker_lost(call, "a part of the stream was not sent"),
+                now,
+            )
 
     def tick(self, now: float) -> None:
         """Let time pass: expire calls, retry, beat, reconnect."""
@@ -244,16 +249,11 @@ class ClientCore:
             or self.bytes + size > settings.max_bytes
             or size > settings.max_body
         ):
-            raise self._refusal(target, method, size, expires_at, now)
+            raise self._refusal(service, method, size, expires_at - now)
         ticket = target.breaker.allow(now)
         if not ticket:
             self._count("refused:circuit_open")
-            raise errors.CircuitOpen(
-                "refused here: recent calls to this service failed too often",
-                service=_text(service),
-                method=_text(method),
-                retry_after=max(0.0, target.breaker.open_until - now),
-            )
+            raise failures.circuit_open(service, method, target.breaker.open_until - now)
         self.budget.called()
         self._last_sequence = sequence = self._last_sequence + 1
         if expires_at > now + settings.max_timeout:
@@ -285,7 +285,7 @@ class ClientCore:
     def cancel(self, call: Call, now: float) -> None:
         """End a call that nobody waits for any more, here and at the worker."""
         if call.state != ENDED:
-            error = errors.Cancelled("cancelled by the caller", **self._identity(call))
+            error = errors.Cancelled("cancelled by the caller", **call.identity())
             error.maybe_executed = call.state == SENT
             self.fail(call, error, now)
 
@@ -329,7 +329,7 @@ class ClientCore:
         if self.closed:
             return
         for call in list(self.calls.values()):
-            error = errors.Cancelled("the client was closed", **self._identity(call))
+            error = errors.Cancelled("the client was closed", **call.identity())
             error.maybe_executed = call.state == SENT
             call.target.breaker.abandoned(call.ticket)
             self._fail(call, error, now)
@@ -413,17 +413,16 @@ class ClientCore:
             self._dispatch(call, now)
             return
         call.target.breaker.abandoned(call.ticket)
-        self._fail(call, self._broker_lost(call, f"{link.route.endpoint}: {reason}"), now)
+        self._fail(
+            call,
+            failures.broker_lost(call, f"{link.route.endpoint}: {reason}"),
+            now,
+        )
 
     # ---------------------------------------------------------------- how a call ends
 
     def _end(self, call: Call) -> None:
-        link = self._links.by_number.get(call.link)
-        if call.state == SENT:
-            if link is not None:
-                link.open -= 1
-        elif call.state == UNSENT:
-            self._unsent.pop(call.sequence, None)
+        self._let_go(call)
         call.state = ENDED
         call.forget_body()
         del self.calls[call.sequence]
@@ -452,46 +451,27 @@ class ClientCore:
         self._fail(
             call,
             errors.DeadlineExceeded(
-                text, maybe_executed=sent or call.maybe_executed, **self._identity(call)
+                text,
+                maybe_executed=sent or call.maybe_executed,
+                **call.identity(),
             ),
             now,
         )
 
+    def _refusal(self, service: bytes, method: bytes, size: int, left: float) -> CallError:
+        """Why a call cannot even begin."""
+        if self.closed:
+            return failures.closed(service, method)
+        if left <= 0.0:
+            return failures.no_time(service, method)
+        if size > self.settings.max_body:
+            return failures.too_large(service, method, size, self.settings.max_body)
+        self._count("refused:too_much_open")
+        return failures.too_much_open(service, method, len(self.calls), self.bytes)
+
     def _tell_cancel(self, call: Call) -> None:
         if call.state == SENT:
             self._send(call, CANCEL)
-
-    def _broker_lost(self, call: Call, text: str) -> CallError:
-        return errors.BrokerLost(text, maybe_executed=True, **self._identity(call))
-
-    def _identity(self, call: Call) -> dict[str, Any]:
-        return {
-            "service": _text(call.target.name),
-            "method": _text(call.method),
-            "request_id": f"{self.incarnation:016x}-{call.sequence}",
-            "idempotent": call.repeatable,
-        }
-
-    def _refusal(
-        self, target: Target, method: bytes, size: int, expires_at: float, now: float
-    ) -> CallError:
-        names: dict[str, Any] = {"service": _text(target.name), "method": _text(method)}
-        if self.closed:
-            return errors.Cancelled("the client is closed", **names)
-        if expires_at <= now:
-            return errors.DeadlineExceeded("no time was left to make the call", **names)
-        if size > self.settings.max_body:
-            return errors.TooLarge(
-                f"the arguments are {size:,} octets; the limit is {self.settings.max_body:,}: "
-                "send them as a stream",
-                **names,
-            )
-        self._count("refused:too_much_open")
-        return errors.Overloaded(
-            f"{len(self.calls):,} calls with {self.bytes:,} octets are open in this client",
-            retry_after=0.1,
-            **names,
-        )
 
     # ---------------------------------------------------------------- from brokers
 
@@ -540,7 +520,7 @@ class ClientCore:
                     "the stream sent more than was asked for",
                     kind="ProtocolError",
                     maybe_executed=True,
-                    **self._identity(call),
+                    **call.identity(),
                 ),
                 now,
             )
@@ -578,7 +558,7 @@ class ClientCore:
         except ProtocolError:
             fields = {}
         started = bool(message.flags & STARTED)
-        error = errors.from_wire(code, fields, started=started, **self._identity(call))
+        error = errors.from_wire(code, fields, started=started, **call.identity())
         breaker = call.target.breaker
         if code in BLAMED:
             breaker.failure(call.ticket, now)
@@ -673,7 +653,7 @@ class ClientCore:
                 if target.breaker.idle and name not in used:
                     del self._targets[name]
         breaker = Breaker(self.settings.breaker, self._rng, now)
-        target = self._targets[service] = Target(service, breaker)
+        target = self._targets[service] = Target(service, self.incarnation, breaker)
         return target
 
     def _count(self, reason: str) -> None:
@@ -699,7 +679,3 @@ class ClientCore:
                 assert call.writer.sent <= call.writer.granted
         for target in self._targets.values():
             target.breaker.check()
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "replace")

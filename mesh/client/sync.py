@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
 
 from mesh.client import base
-from mesh.client.base import MAX_BATCH, NOTHING, Inflow, Options, Outflow
+from mesh.client.base import MAX_BATCH, Options
 from mesh.client.calls import ENDED, SENT, Call, ClientSettings
+from mesh.client.streams import NOTHING, Inflow, Outflow
 from mesh.client.sync_driver import Driver
 from mesh.errors import CallError, InvalidArgument, to_wire
 from mesh.protocol.messages import BATCH

@@ -544,6 +544,18 @@ def test_several_loops_in_several_threads(endpoint: str) -> None:
         assert list(pool.map(lambda n: asyncio.run(scene(n)), range(4))) == [0, 1, 2, 3]
 
 
+def test_an_abandoned_asynchronous_stream_is_ended_too(endpoint: str) -> None:
+    async def scene() -> None:
+        async with connect_async(endpoint) as mesh, connect_async(endpoint) as other:
+            before = await other.call("test.clerk.seen", "closed")
+            assert await anext(mesh.stream("test.clerk.count", 10**9)) == 0
+            async with asyncio.timeout(5):
+                while await other.call("test.clerk.seen", "closed") == before:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(scene())
+
+
 def test_closing_ends_open_calls(endpoint: str) -> None:
     async def scene() -> None:
         mesh = await connect_async(endpoint)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from broker.router import Router
 from broker.state import ACTIVE, RouterSettings
@@ -47,10 +47,10 @@ from mesh.protocol.messages import (
     Message,
 )
 
-NATIVE_CLIENTS = (b"c1", b"c2", b"c3")
+NATIVE_CLIENTS = (b"c1", b"c2")
 MDP_CLIENTS = {b"m1": MDP01, b"m2": MDP02, b"m3": LEGACY02}
-WORKERS = (b"w1", b"w2", b"w3", b"w4")
-SERVICES = (b"echo", b"echo.put", b"other")
+WORKERS = (b"w1", b"w2", b"w3")
+SERVICES = (b"echo", b"echo", b"echo", b"echo", b"echo.put", b"other")
 METHODS = {"get": {"idempotent": True}, "put": {"lane": "writer"}}
 LANES = st.dictionaries(st.sampled_from(["", "writer"]), st.integers(1, 3), min_size=1)
 TIMEOUTS = st.sampled_from([0.0, 0.004, 0.3, 2.0, 8.0, 1000.0])
@@ -310,6 +310,12 @@ class Mesh(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------- workers
 
+    @initialize(lanes=LANES, second=st.booleans())
+    def begin(self, lanes: dict[str, int], second: bool) -> None:
+        self.join(b"w1", b"echo", lanes, 1.0)
+        if second:
+            self.join(b"w2", b"echo", lanes, 1.0)
+
     @rule(
         peer=st.sampled_from(WORKERS),
         service=st.sampled_from(SERVICES),
@@ -455,11 +461,13 @@ class Mesh(RuleBasedStateMachine):
     def worker_leaves(self, data: st.DataObject, politely: bool) -> None:
         peer = self.registered(data)
         if peer is not None:
-            del self.workers[peer]
+            held = [request for request, _, _ in self.workers.pop(peer).hand.values()]
             if politely:
                 self.say(peer, Message(GOODBYE))
             self.router.lost(peer, self.now)
             self.look()
+            for request in held:
+                assert request.ended or (request.idempotent and not request.touched)
 
     @precondition(lambda self: self.deaf)
     @rule()
@@ -546,4 +554,4 @@ class Mesh(RuleBasedStateMachine):
 
 
 TestRouter = Mesh.TestCase
-TestRouter.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=80)
+TestRouter.settings = settings(stateful_step_count=80)

@@ -150,6 +150,26 @@ def test_streams_of_every_kind() -> None:
     asyncio.run(scenario())
 
 
+def test_an_async_handler_must_read_its_stream_with_async_for() -> None:
+    async def scenario() -> None:
+        made = Service("wrong")
+
+        @made.rpc
+        async def add(values: Stream[int]) -> int:
+            return sum(values)
+
+        async with MeshTest(made) as m:
+            with pytest.raises(errors.RemoteError, match="async for"):
+                await m.call("wrong.add", iter([1]))
+        assert await aread(Stream([1, 2])) == [1, 2]
+        assert list(Stream([1, 2])) == [1, 2]
+
+    async def aread(values: Stream[int]) -> list[int]:
+        return [value async for value in values]
+
+    asyncio.run(scenario())
+
+
 def test_batches_are_gathered_and_fail_singly() -> None:
     async def scenario() -> None:
         async with MeshTest(shop()) as m:
