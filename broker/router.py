@@ -204,13 +204,21 @@ class Router:
                 self.send(worker.peer, Message(DRAIN))
 
     def drained(self, now: float) -> bool:
-        """Whether the broker may leave: nothing open, and every client knows."""
-        if self.draining_since is None:
+        """Whether the broker may leave: nothing open, and every client knows.
+
+        A client that has been silent may not even look at its socket until it is used again; it
+        is not waited for as long as one that was busy just now.
+        """
+        since = self.draining_since
+        if since is None:
             return False
-        patient = now - self.draining_since < self.settings.drain_idle_ttl
-        return all(
-            not client.calls and (client.drained or not patient) for client in self.clients.values()
-        )
+        settings = self.settings
+        for client in self.clients.values():
+            busy = client.seen_at > since - settings.drain_busy_ttl
+            patience = settings.drain_busy_ttl if busy else settings.drain_idle_ttl
+            if client.calls or not (client.drained or now - since >= patience):
+                return False
+        return True
 
     def farewell(self) -> None:
         """GOODBYE to everybody, as the last thing before the sockets close."""
@@ -544,17 +552,43 @@ class Router:
         call.seat = None
         if call.ended:
             return
+        if call.idempotent and not call.started and call.losses < self.settings.max_redispatches:
+            self._start_over(call, "redispatched:worker_lost")
+        else:
+            call.losses += 1
+            self._fail(call, errors.WORKER_LOST, text, started=True)
+
+    def _start_over(self, call: Call, reason: str) -> None:
+        """Another worker is to do `call` from the beginning; it may be done twice."""
+        self.count(reason)
         call.losses += 1
         if call.parts is not None:  # kept here, not forwarded: the next worker sends its own
             size = body_size(call.parts)
             call.size -= size
             self.held_bytes -= size
             call.parts = None
-        if call.idempotent and not call.started and call.losses <= self.settings.max_redispatches:
-            self.count("redispatched:worker_lost")
-            call.lane.queue.push_front(call)
-        else:
-            self._fail(call, errors.WORKER_LOST, text, started=True)
+        call.lane.queue.push_front(call)
+
+    def move_from_suspect(self, worker: Worker, now: float) -> None:
+        """Give what silent `worker` has in hand to others, where it may be done twice.
+
+        Once a call at most: should the call itself be what silences workers, it must not spread.
+        What stays behind in its place is owed: it keeps the seat taken until the worker answers.
+        """
+        for call in list(worker.calls.values()):
+            seat = call.seat
+            message = call.message
+            if call.ended or call.started or call.losses or not call.idempotent:
+                continue
+            if seat is None or message is None or not _others_serve(call.lane, worker):
+                continue
+            owed = Call(call.client, call.lane, message, call.sequence, 0, True, now, now)
+            owed.seat, owed.tag, owed.ended, owed.message = seat, call.tag, True, None
+            worker.calls[call.tag] = owed
+            self._stop(owed, worker)
+            call.seat = None
+            self._start_over(call, "redispatched:suspect")
+            self.dispatch(call.lane, now)
 
     # ---------------------------------------------------------------- from workers
 
@@ -873,6 +907,10 @@ class Router:
         from broker.invariants import check
 
         check(self)
+
+
+def _others_serve(lane: Lane, worker: Worker) -> bool:
+    return any(other is not worker and other.state == ACTIVE for other in lane.seats)
 
 
 CODE_NAMES = {

@@ -220,6 +220,9 @@ class Server:
                     message = self._decode_mdp(forms[peer], frames)
                 else:
                     message = decode(frames, 1)
+                    if not message.sequence and message.command == REQUEST:
+                        self.router.count("dropped:no_request_id")
+                        continue
             except ProtocolError:
                 first = self._first_of_mdp(peer, frames)
                 if first is None:

@@ -43,6 +43,7 @@ class RouterSettings:
     eject_ttl: float = 10.0
     client_idle_ttl: float = 600.0
     drain_idle_ttl: float = 1.0
+    drain_busy_ttl: float = 5.0
     mdp_ttl: float = 30.0
     mdp_heartbeat: float = 2.5
     mdp_lost_beats: int = 4

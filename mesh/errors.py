@@ -38,6 +38,8 @@ DRAINING = 11
 PROTOCOL = 12
 TOO_LARGE = 13
 
+MAX_RETRY_AFTER = 86_400.0
+
 
 class MeshError(Exception):
     """Base of everything the mesh raises."""
@@ -220,28 +222,34 @@ def from_wire(code: int, fields: dict[str, Any], *, started: bool, **identity: A
     """The error that an ERROR message with `code` and error map `fields` stands for.
 
     `started` is the STARTED flag; `identity` goes to the error (`service`, `method`, `request_id`,
-    `idempotent`). An unknown code is a RemoteError. Wrongly typed fields are ignored: they come
-    from a peer.
+    `idempotent`). An unknown code is a RemoteError. Fields that make no sense are ignored: they
+    come from a peer.
     """
     cls = BY_CODE.get(code, RemoteError)
-    message = fields.get("message")
     retry_after = fields.get("retry_after")
+    if not isinstance(retry_after, int | float) or not 0 <= retry_after <= MAX_RETRY_AFTER:
+        retry_after = None
     data = fields.get("data")
     common: dict[str, Any] = {
         **identity,
         "maybe_executed": started,
-        "retry_after": float(retry_after) if isinstance(retry_after, int | float) else None,
+        "retry_after": retry_after,
         "data": data if isinstance(data, dict) else None,
     }
-    text = message if isinstance(message, str) else ""
+    text = _text(fields, "message")
     if issubclass(cls, RemoteError):
         return cls(
             text,
-            kind=str(fields.get("kind") or ""),
-            remote_traceback=str(fields.get("traceback") or ""),
+            kind=_text(fields, "kind"),
+            remote_traceback=_text(fields, "traceback"),
             **common,
         )
     return cls(text, **common)
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def to_wire(error: BaseException, *, traceback: str = "") -> tuple[int, dict[str, Any]]:

@@ -12,6 +12,7 @@ WAITING, CONNECTING, LIVE, RETIRING = range(4)
 
 FIRST_BACKOFF = 0.02
 MAX_BACKOFF = 1.0
+MIN_HEARTBEAT = 0.1
 MAX_HEARTBEAT = 10.0
 SILENT_BEATS = 10
 
@@ -65,9 +66,10 @@ class Link:
     def welcome(self, fields: dict[str, Any], now: float) -> None:
         """Take the terms of the broker's WELCOME."""
         interval = fields.get("heartbeat")
-        if isinstance(interval, int | float) and 0.0 < interval <= MAX_HEARTBEAT:
+        if isinstance(interval, int | float) and MIN_HEARTBEAT <= interval <= MAX_HEARTBEAT:
             self.heartbeat = float(interval)
-        self.broker = str(fields.get("broker", ""))[:100]
+        broker = fields.get("broker")
+        self.broker = broker[:100] if isinstance(broker, str) else ""
         self.beat_at = min(self.beat_at, now + self.heartbeat / 2)
         self.attempts = 0
 

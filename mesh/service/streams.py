@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from mesh import errors
-from mesh.errors import CallError, ProtocolError, RemoteError
+from mesh.errors import CallError, ProtocolError
 from mesh.protocol import payload
 from mesh.protocol.messages import BATCH
 from mesh.service.requests import Flow, Request
@@ -177,10 +177,7 @@ def _end_error(code: int, body: Any) -> CallError | None:
     except ProtocolError:
         fields = {}
     if code == errors.REMOTE_ERROR:
-        return RemoteError(
-            str(fields.get("message", "the caller's iterator raised")),
-            kind=str(fields.get("kind", "")),
-        )
+        fields = {"message": "the caller's iterator raised", **fields}
     return errors.from_wire(code, fields, started=True)
 
 

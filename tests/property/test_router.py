@@ -12,7 +12,7 @@ The model knows nothing of queues and pools. It watches what goes in and comes o
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import note, settings
 from hypothesis import strategies as st
@@ -170,6 +170,10 @@ class Mesh(RuleBasedStateMachine):
         assert worker is not None, "a word to a worker that has left"
         if message.command != REQUEST:
             assert message.command in (CANCEL, CREDIT, CHUNK, END)
+            if message.command == CANCEL and message.tag in worker.hand:
+                # Nobody waits for this execution; the request itself may be given to another.
+                request, given, lane = worker.hand[message.tag]
+                worker.hand[message.tag] = (replace(request, ended=True), given, lane)
             if message.command == CREDIT and message.tag in worker.hand:
                 assert not worker.hand[message.tag][0].ended, "credit for what has ended"
             return

@@ -183,7 +183,9 @@ class SessionMachine(RuleBasedStateMachine):
         lane = "writer" if method == b"write" else ""
         room = self.lane_in_hand(lane) < self.core.lanes[lane].capacity
         self.core.receive(link, message, self.now)
-        taken = [r for r in self.core.entries.values() for r in r.waiting] + self.core._starts
+        taken = [
+            r for entry in self.core.entries.values() for r in entry.waiting
+        ] + self.core._starts
         accepted = any(r.tag == self.last_tag for r in taken)
         assert accepted == (room and not self.core.draining and method != b"absent")
         self.settle()

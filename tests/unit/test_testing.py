@@ -174,7 +174,7 @@ def test_batches_are_gathered_and_fail_singly() -> None:
     async def scenario() -> None:
         async with MeshTest(shop()) as m:
             texts = ["a", "bb", "", "dddd", "eeeee"]
-            found = await asyncio.gather(
+            found: list[Any] = await asyncio.gather(
                 *[m.call("shop.lengths", text) for text in texts], return_exceptions=True
             )
             assert [f[0] for i, f in enumerate(found) if i != 2] == [1, 2, 4, 5]

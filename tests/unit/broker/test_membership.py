@@ -329,7 +329,7 @@ def test_a_draining_worker_finishes_and_gets_nothing_new(mesh: Mesh) -> None:
     mesh.beating |= {b"w1", b"w2"}
     mesh.join(b"w1", window=2)
     mesh.ask(b"c1", 1)
-    assert mesh.say(b"w1", Message(DRAIN)) == []
+    assert mesh.say(b"w1", Message(DRAIN)) == [(b"w1", Message(DRAIN))]
     assert mesh.ask(b"c1", 2) == []
     assert mesh.capacity(b"w1", b"", 9) == []
     assert mesh.wait(3.0) == []
@@ -383,9 +383,20 @@ def test_the_broker_says_that_it_leaves_and_finishes(mesh: Mesh) -> None:
 
 def test_a_draining_broker_waits_a_moment_for_idle_clients(mesh: Mesh) -> None:
     mesh.hello(b"c1")
+    mesh.wait(6.0)
     mesh.router.drain(mesh.now)
     mesh.out()
     mesh.wait(0.9)
+    assert not mesh.router.drained(mesh.now)
+    mesh.wait(0.2)
+    assert mesh.router.drained(mesh.now)
+
+
+def test_a_draining_broker_waits_longer_for_clients_that_were_busy(mesh: Mesh) -> None:
+    mesh.hello(b"c1")
+    mesh.router.drain(mesh.now)
+    mesh.out()
+    mesh.wait(4.9)
     assert not mesh.router.drained(mesh.now)
     mesh.wait(0.2)
     assert mesh.router.drained(mesh.now)

@@ -24,10 +24,11 @@ def test_a_declared_function_stays_what_it_was() -> None:
         return len(cart_id)
 
     assert total("abc") == 3
-    assert total.__mesh_service__ == "cart"
-    assert total.__mesh_method__ == "total"
-    assert total.__mesh_options__["timeout"] == 2
-    assert total.__mesh_options__["idempotent"] is True
+    declared: Any = total
+    assert declared.__mesh_service__ == "cart"
+    assert declared.__mesh_method__ == "total"
+    assert declared.__mesh_options__["timeout"] == 2
+    assert declared.__mesh_options__["idempotent"] is True
     assert cart.methods["total"].facts() == {"idempotent": True}
 
 
