@@ -94,8 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"broker: {error}", file=sys.stderr)
         return 2
-    announce(server.endpoints)
-    server.run()
+    server.run(announce)
     return 0
 
 

@@ -11,8 +11,7 @@ import contextlib
 import gc
 import os
 import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -128,13 +127,17 @@ class Server:
 
     # ---------------------------------------------------------------- the loop
 
-    def run(self) -> None:
-        """Serve until `stop`, or SIGTERM or SIGINT in the main thread; then drain and leave."""
+    def run(self, on_ready: Callable[[Sequence[str]], None] = lambda endpoints: None) -> None:
+        """Serve until `stop`, or SIGTERM or SIGINT in the main thread; then drain and leave.
+
+        `on_ready` is called with the endpoints once a signal would be heeded.
+        """
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         with self._signals():
             try:
+                on_ready(self.endpoints)
                 self._serve()
                 self._drain()
             finally:
@@ -336,4 +339,3 @@ def announce(endpoints: Sequence[str]) -> None:
     """Say on standard output where the broker listens: one line each, for people and scripts."""
     for endpoint in endpoints:
         print(f"listening {endpoint}", flush=True)
-    sys.stdout.flush()

@@ -12,6 +12,7 @@ The model knows nothing of queues and pools. It watches what goes in and comes o
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from hypothesis import note, settings
@@ -512,6 +513,12 @@ class Mesh(RuleBasedStateMachine):
         self.router.drain(self.now)
         self.look()
 
+    @rule(data=st.data(), acts=st.lists(st.integers(0, 19), min_size=2, max_size=10))
+    def commotion(self, data: st.DataObject, acts: list[int]) -> None:
+        """What interacts most, close together."""
+        for act in acts:
+            _COMMOTION[act](self, data)
+
     # ---------------------------------------------------------------- what always holds
 
     @invariant()
@@ -556,6 +563,29 @@ class Mesh(RuleBasedStateMachine):
         assert router.held_bytes == 0
         assert len(router._wheel) == 0
 
+
+_COMMOTION: list[Callable[[Mesh, st.DataObject], None]] = [
+    lambda mesh, _: mesh.request(b"c1", b"echo", b"else", 0, 0, 0.3, 2, False, 2),
+    lambda mesh, _: mesh.request(b"c2", b"echo", b"get", STREAM, 1, 2.0, 2, False, 1),
+    lambda mesh, _: mesh.request(b"c2", b"echo", b"else", MORE, 0, 2.0, 1, False, 1),
+    lambda mesh, _: mesh.request_mdp(b"m1", b"echo"),
+    lambda mesh, _: mesh.request_mdp(b"m2", b"echo"),
+    lambda mesh, _: mesh.join(b"w2", b"echo", {"": 2}, 1.0),
+    lambda mesh, data: mesh.capacity(data, b"", 4),
+    lambda mesh, data: mesh.final(data, 1),
+    lambda mesh, data: mesh.final(data, 2),
+    lambda mesh, data: mesh.error(data, errors.REMOTE_ERROR),
+    lambda mesh, data: mesh.not_started(data),
+    lambda mesh, data: mesh.partial(data, 1, True),
+    lambda mesh, data: mesh.partial(data, 0, False),
+    lambda mesh, data: mesh.undelivered(data),
+    lambda mesh, data: mesh.grant_to_client(data, 1),
+    lambda mesh, data: mesh.write(data, CHUNK, False),
+    lambda mesh, data: mesh.cancel(data),
+    lambda mesh, data: mesh.worker_leaves(data, False),
+    lambda mesh, _: mesh.wait(0.5, True),
+    lambda mesh, _: mesh.be_held_up(0.3),
+]
 
 TestRouter = Mesh.TestCase
 TestRouter.settings = settings(stateful_step_count=80)
