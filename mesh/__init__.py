@@ -1,24 +1,24 @@
 """SAGE Mesh: services in Python that call each other through brokers.
 
-    from mesh import Service, connect
+from mesh import Service, connect
 
-    cart = Service("cart")
+cart = Service("cart")
 
-    @cart.rpc
-    def total(cart_id: str) -> int: ...
+@cart.rpc
+def total(cart_id: str) -> int: ...
 
-    with connect("tcp://localhost:8080") as m:
-        m.call("cart.total", "c1")
+with connect("tcp://localhost:8080") as m:
+    m.call("cart.total", "c1")
 """
 
 from __future__ import annotations
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING
 
 from mesh import compiled as _compiled  # noqa: F401 - first: it decides what the others are
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from mesh.client import (
         AsyncMesh,
         CallOptions,
