@@ -109,7 +109,7 @@ class Wire:
         core = self.core
         out = core.take()
         sent = bool(out)
-        if out:
+        if out and not self._sent_at_once(out):
             grouped: dict[int, list[Message]] = {}
             for number, message in out:
                 group = grouped.get(number)
@@ -130,6 +130,23 @@ class Wire:
                 self._open(number, endpoint, now)
             sent = True
         return sent
+
+    def _sent_at_once(self, out: list[tuple[int, Message]]) -> bool:
+        """Send `out` the short way, if there is one link and all is for it: the common case."""
+        if len(self._links) != 1:
+            return False
+        ((only, link),) = self._links.items()
+        if self._held_back.get(only):
+            return False
+        encode = native.encode
+        frames = [encode(message) for number, message in out if number == only]
+        if len(frames) != len(out):
+            return False
+        failed = link.pump.send(frames)
+        if failed:
+            waiting = self._held_back.setdefault(only, [])
+            waiting += [(frames[index], out[index][1]) for index, _ in failed]
+        return True
 
     def _send_over(self, number: int, group: list[Message], now: float) -> None:
         if number not in self._links:
