@@ -809,6 +809,7 @@ def test_a_draining_worker(broker: Broker, service: bytes) -> None:
     client.request(service)
     request = worker.work()
     worker.send(DRAIN)
+    assert worker.take(DRAIN)
     client.request(service, b"next", timeout=10.0)
     worker.expect_nothing()
     worker.answer(request)
