@@ -182,8 +182,7 @@ class ExpiryWheel:
     def due(self, now: float) -> list[Call]:
         """Take out the calls whose time has come."""
         found: list[Call] = []
-        limit = now * self.RESOLUTION
-        while self._order and self._order[0] <= limit:
+        while self.next_at() <= now:  # in one expression with what `next_at` promises
             number = heapq.heappop(self._order)
             for call in self._slots.pop(number):
                 call.wheel_slot = -1
