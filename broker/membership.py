@@ -183,12 +183,6 @@ def _methods(fields: dict[str, Any]) -> dict[bytes, Method]:
     return found
 
 
-def text_field(fields: dict[str, Any], name: str) -> str:
-    """A text that a peer says of itself, cut to what one cares to show; empty if it is none."""
-    value = fields.get(name)
-    return value[:200] if isinstance(value, str) else ""
-
-
 def agreed_heartbeat(router: Router, fields: dict[str, Any]) -> float:
     """The interval both sides use: the slower proposal, within 0.1 to 10 s (section 6)."""
     theirs = fields.get("heartbeat")

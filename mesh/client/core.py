@@ -144,6 +144,11 @@ class ClientCore:
 
     def lost(self, link: int, now: float, reason: str = "the connection ended") -> None:
         """`link` is over: what was handed to it may or may not have arrived."""
+        never_left = [message for number, message in self._out if number == link]
+        if never_left:
+            self._out = [entry for entry in self._out if entry[0] != link]
+            for message in never_left:
+                self.undelivered(link, message, now)
         found = self._links.drop(link, reason, now)
         if found is not None and found.open:
             self._count("lost:link_with_calls")
@@ -162,11 +167,7 @@ class ClientCore:
             self._pause(call, now + UNDELIVERED_PAUSE)
         elif message.command in (CHUNK, END, CREDIT):
             # The rest of the stream would arrive with a hole in it.
-            self._fail(
-                call,
-                failures.broker_lost(call, "a part of the stream was not sent"),
-                now,
-            )
+            self.fail(call, failures.broker_lost(call, "a part of the stream was not sent"), now)
 
     def tick(self, now: float) -> None:
         """Let time pass: expire calls, retry, beat, reconnect."""
@@ -532,6 +533,7 @@ class ClientCore:
         if call.writer is None:
             self._count("dropped:unwanted_credit")
             return
+        call.touched = True  # from now on items are taken from a source that cannot be rewound
         call.writer.granted += message.credit
         self._news.append(call)
 

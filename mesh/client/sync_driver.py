@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
+from mesh import errors
 from mesh.client import base
 from mesh.client.base import Options
 from mesh.client.calls import ENDED, Call, ClientSettings
@@ -83,6 +84,15 @@ class Driver:
         """This process is a fork: what is open belongs to the parent and must not be touched."""
         self._left_behind += [self.wire, self.core, self.lock, self._poll]
         self.stale = True
+        self.abandoned.clear()
+        for call in list(self.core.calls.values()):
+            # Its sequence number may come again here, for another call.
+            call.error = errors.Cancelled(
+                "the process forked; the call stays with the parent",
+                maybe_executed=True,
+                **call.identity(),
+            )
+            call.state = ENDED
         self.lock = threading.Lock()
 
     def refresh(self) -> None:
@@ -177,6 +187,8 @@ class Driver:
     # The methods below are called with the lock held.
 
     def _turn(self) -> None:
+        if self.stale:
+            return
         wire = self.wire
         while self.abandoned:
             self.core.cancel(self.abandoned.popleft(), monotonic())

@@ -296,8 +296,7 @@ class Runtime:
     def _open(self, number: int, endpoint: str, now: float) -> None:
         try:
             channel = Channel(number, dealer_socket(endpoint))
-        except ConfigError as error:
-            # A name that cannot be resolved now may be later.
+        except Exception as error:  # out of descriptors, no such host: all are reasons to try later
             log.warning("%s", error)
             self._core.lost(number, now)
             return

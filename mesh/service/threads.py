@@ -45,9 +45,10 @@ class ThreadPool:
         self._clock = clock
         self._post = post
         self._name = name
-        self._queue: SimpleQueue[tuple[Callable[[Any], None], Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Callable[[Any], None], Any, int] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._working: set[int] = set()
+        self._last_job = 0
+        self._unfinished: set[int] = set()
 
     def submit(self, request: Request) -> None:
         """Run one request."""
@@ -66,32 +67,27 @@ class ThreadPool:
             thread.join(max(0.0, end_at - time.monotonic()))
 
     def _put(self, serve: Callable[[Any], None], job: Any) -> None:
-        queue = self._queue
-        queue.put((serve, job))
-        if len(self._threads) < self._size and queue.qsize() > self._idle:
+        # Counted from here to its end: a job between the queue and its thread is not overlooked.
+        self._last_job += 1
+        self._unfinished.add(self._last_job)
+        self._queue.put((serve, job, self._last_job))
+        if len(self._threads) < self._size and len(self._unfinished) > len(self._threads):
             name = f"{self._name}-{len(self._threads) + 1}"
             # Daemons: a handler that never returns must not keep the process from ending.
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    @property
-    def _idle(self) -> int:
-        """Threads that wait for a job, as far as one can tell without a lock."""
-        return len(self._threads) - len(self._working)
-
     def _work(self) -> None:
         get = self._queue.get
-        working = self._working
-        me = threading.get_ident()
+        unfinished = self._unfinished
         context.clock.set(self._clock)
         while True:
             job = get()
             if job is STOP:
                 return
-            working.add(me)
             job[0](job[1])
-            working.discard(me)
+            unfinished.discard(job[2])
 
     def _serve(self, request: Request) -> None:
         serve_here(request, self._post, self._clock())

@@ -18,15 +18,33 @@ SLOW = 10.0
 class FakeBroker:
     """A bare ROUTER. It answers HELLO and READY with WELCOME, and says nothing else by itself."""
 
-    def __init__(self, *, heartbeat: float = SLOW) -> None:
+    def __init__(self, *, heartbeat: float = SLOW, endpoint: str = "") -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self.socket.linger = 0
         self.socket.router_mandatory = True
-        port = self.socket.bind_to_random_port("tcp://127.0.0.1")
-        self.endpoint = f"tcp://127.0.0.1:{port}"
+        if endpoint:
+            self._bind_again(endpoint)
+        else:
+            endpoint = f"tcp://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
+        self.endpoint = endpoint
         self.heartbeat = heartbeat
         self.greeted: list[tuple[bytes, Message]] = []
         self.beats = 0
+
+    def _bind_again(self, endpoint: str) -> None:
+        """Listen where another socket of this process has just been closed.
+
+        libzmq lets go of the port in a thread of its own, some time after the close.
+        """
+        give_up_at = time.monotonic() + 5.0
+        while True:
+            try:
+                self.socket.bind(endpoint)
+                return
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EADDRINUSE or time.monotonic() > give_up_at:
+                    raise
+            self.socket.poll(10)
 
     def __enter__(self) -> Self:
         return self

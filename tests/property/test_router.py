@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hypothesis import note, settings
 from hypothesis import strategies as st
@@ -52,7 +53,7 @@ NATIVE_CLIENTS = (b"c1", b"c2")
 MDP_CLIENTS = {b"m1": MDP01, b"m2": MDP02, b"m3": LEGACY02}
 WORKERS = (b"w1", b"w2", b"w3")
 SERVICES = (b"echo", b"echo", b"echo", b"echo", b"echo.put", b"other")
-METHODS = {"get": {"idempotent": True}, "put": {"lane": "writer"}}
+METHODS: dict[str, dict[str, Any]] = {"get": {"idempotent": True}, "put": {"lane": "writer"}}
 LANES = st.dictionaries(st.sampled_from(["", "writer"]), st.integers(1, 3), min_size=1)
 TIMEOUTS = st.sampled_from([0.0, 0.004, 0.3, 2.0, 8.0, 1000.0])
 CODES = st.sampled_from(
@@ -173,8 +174,8 @@ class Mesh(RuleBasedStateMachine):
             assert message.command in (CANCEL, CREDIT, CHUNK, END)
             if message.command == CANCEL and message.tag in worker.hand:
                 # Nobody waits for this execution; the request itself may be given to another.
-                request, given, lane = worker.hand[message.tag]
-                worker.hand[message.tag] = (replace(request, ended=True), given, lane)
+                stopped, given, lane = worker.hand[message.tag]
+                worker.hand[message.tag] = (replace(stopped, ended=True), given, lane)
             if message.command == CREDIT and message.tag in worker.hand:
                 assert not worker.hand[message.tag][0].ended, "credit for what has ended"
             return
@@ -464,7 +465,8 @@ class Mesh(RuleBasedStateMachine):
 
     @rule(data=st.data(), politely=st.booleans())
     def worker_leaves(self, data: st.DataObject, politely: bool) -> None:
-        peer = self.registered(data)
+        busy = self.holding(data)
+        peer = busy[0] if busy is not None else self.registered(data)
         if peer is not None:
             held = [request for request, _, _ in self.workers.pop(peer).hand.values()]
             if politely:
@@ -512,6 +514,11 @@ class Mesh(RuleBasedStateMachine):
         self.draining = True
         self.router.drain(self.now)
         self.look()
+
+    def stream(self, data: st.DataObject) -> None:
+        """A stream that has begun, and may still be given on as far as its flags go."""
+        self.request(b"c1", b"echo", b"get", STREAM | IDEMPOTENT, 2, 2.0, 0, False, 1)
+        self.partial(data, 1, True)
 
     @rule(data=st.data(), acts=st.lists(st.integers(0, 19), min_size=2, max_size=10))
     def commotion(self, data: st.DataObject, acts: list[int]) -> None:
@@ -576,7 +583,7 @@ _COMMOTION: list[Callable[[Mesh, st.DataObject], None]] = [
     lambda mesh, data: mesh.final(data, 2),
     lambda mesh, data: mesh.error(data, errors.REMOTE_ERROR),
     lambda mesh, data: mesh.not_started(data),
-    lambda mesh, data: mesh.partial(data, 1, True),
+    lambda mesh, data: mesh.stream(data),
     lambda mesh, data: mesh.partial(data, 0, False),
     lambda mesh, data: mesh.undelivered(data),
     lambda mesh, data: mesh.grant_to_client(data, 1),

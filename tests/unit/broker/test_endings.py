@@ -200,6 +200,18 @@ def test_the_clock_runs_on_through_redispatches(mesh: Mesh) -> None:
     assert brief(mesh.wait(3.1)) == [(b"c1", "ERROR"), (b"w2", "CANCEL")]
 
 
+def test_what_a_lost_worker_had_may_have_been_done(mesh: Mesh) -> None:
+    mesh.join(b"w1")
+    mesh.ask(b"c1", 1, flags=IDEMPOTENT, timeout=1.0)
+    mesh.ask(b"c2", 2, flags=IDEMPOTENT)
+    mesh.lost(b"w1")
+    out = mesh.wait(2.1)
+    assert [(m.sequence, m.code, m.flags & STARTED) for _, m in out] == [
+        (1, errors.DEADLINE_EXCEEDED, STARTED),
+        (2, errors.SERVICE_NOT_FOUND, 0),
+    ]
+
+
 def test_the_loss_of_a_worker_with_a_cancelled_request_is_told_to_nobody(mesh: Mesh) -> None:
     mesh.join(b"w1")
     mesh.ask(b"c1", 1)

@@ -118,6 +118,47 @@ def test_a_native_client_that_is_silent_is_kept(mesh: Mesh) -> None:
     assert b"c1" in mesh.router.clients
 
 
+def test_what_a_suspect_has_goes_to_others_where_it_may_be_done_twice(mesh: Mesh) -> None:
+    mesh.join(b"w1", window=4)
+    for sequence, flags in ((1, IDEMPOTENT), (2, 0), (3, IDEMPOTENT | 0x08), (4, IDEMPOTENT)):
+        mesh.ask(b"c1", sequence, flags=flags, credit=5)
+    mesh.partial(b"w1", 3)
+    mesh.cancel(b"c1", 4)
+    mesh.join(b"w2", window=4)
+    mesh.beating.add(b"w2")
+    out = mesh.wait(1.2)
+    assert brief(out) == [(b"w1", "CANCEL"), (b"w2", "REQUEST")]
+    assert (out[0][1].tag, out[1][1].tag, out[1][1].sequence) == (1, 5, 1)
+    assert mesh.router.workers[b"w1"].seats[b""].in_flight == 4
+    assert mesh.final(b"w1", 1) == []
+    assert brief(mesh.final(b"w2", 5)) == [(b"c1", "FINAL")]
+    assert brief(mesh.final(b"w1", 2)) == [(b"c1", "FINAL")]
+
+
+def test_a_request_moves_away_from_suspects_once(mesh: Mesh) -> None:
+    """Should it be what silences workers, it must not reach them all."""
+    mesh.join(b"w1")
+    mesh.ask(b"c1", 1, flags=IDEMPOTENT, timeout=100.0)
+    for peer in (b"w2", b"w3"):
+        mesh.join(peer, heartbeat=0.6)
+    assert requests(mesh.wait(1.15)) == [(b"w2", 1)]
+    mesh.beating.add(b"w3")
+    assert mesh.wait(5.0) == []
+    assert (state(mesh, b"w2"), state(mesh, b"w3")) == (SUSPECT, ACTIVE)
+    assert not mesh.router.workers[b"w3"].calls
+    assert mesh.counted("redispatched:suspect") == 1
+
+
+def test_a_suspect_keeps_its_work_if_nobody_else_serves_the_lane(mesh: Mesh) -> None:
+    mesh.join(b"w1", lanes={"": 1}, methods={"put": {"lane": "writer"}})
+    mesh.join(b"w2", lanes={"writer": 1}, methods={"put": {"lane": "writer"}})
+    mesh.beating.add(b"w2")
+    mesh.ask(b"c1", 1, flags=IDEMPOTENT)
+    assert mesh.wait(3.0) == []
+    assert brief(mesh.final(b"w1", 1)) == [(b"c1", "FINAL")]
+    mesh.assert_idle()
+
+
 # -------------------------------------------------------------------- ejection
 
 

@@ -148,9 +148,18 @@ def test_a_lost_broker_is_connected_again_within_a_second(script: Script) -> Non
 def test_a_lost_broker_ends_what_may_have_run(script: Script) -> None:
     link = script.up()
     call = script.call()
+    script.sent()
     script.core.lost(link, script.now)
     assert isinstance(call.error, errors.BrokerLost)
     assert call.error.maybe_executed and not call.error.retryable
+
+
+def test_what_had_not_left_when_the_broker_was_lost_is_sent_anew(script: Script) -> None:
+    script.up()
+    call = script.call()
+    script.core.lost(script.links[-1], script.now)  # before the shell has taken it
+    assert call.state != ENDED
+    assert not call.maybe_executed
 
 
 def test_a_lost_broker_does_not_end_what_may_run_twice(script: Script) -> None:
@@ -175,6 +184,7 @@ def test_what_the_service_declares_is_remembered(script: Script) -> None:
     script.answer(script.call(), flags=IDEMPOTENT)
     call, other = script.call(), script.call(b"other")
     refused = script.call(idempotent=False)
+    script.sent()
     script.core.lost(link, script.now)
     assert call.state != ENDED
     assert isinstance(other.error, errors.BrokerLost)
