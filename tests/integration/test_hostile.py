@@ -359,7 +359,8 @@ def test_random_streams(broker: Broker) -> None:
 
 
 @linux_only
-@pytest.mark.parametrize(("size", "growth"), [(60_000, 320 * MEGABYTE), (200, 800 * MEGABYTE)])
+# What arrives between two looks of the guard comes on top of its limit: on loopback that is a lot.
+@pytest.mark.parametrize(("size", "growth"), [(60_000, 800 * MEGABYTE), (200, 800 * MEGABYTE)])
 def test_a_message_without_end_is_cut_off(broker: Broker, size: int, growth: int) -> None:
     """Frames with MORE, for ever: the library below keeps them all until the last one comes.
 
