@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from broker.state import Store
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.messages import ERROR, FINAL, RAW, Body, Message
@@ -76,6 +77,7 @@ def status(router: Router, now: float) -> dict[str, Any]:
             "service": worker.service.name.decode("utf-8", "replace"),
             "instance": worker.instance,
             "version": worker.version,
+            "store": _store(worker.store),
             "host": worker.host,
             "pid": worker.pid,
             "state": worker.state,
@@ -100,3 +102,7 @@ def status(router: Router, now: float) -> dict[str, Any]:
         "held_bytes": router.held_bytes,
         "counters": dict(router.counters),
     }
+
+
+def _store(store: Store) -> dict[str, object] | None:
+    return {"uuid": store.uuid, "epoch": store.epoch, "host": store.host} if store.uuid else None

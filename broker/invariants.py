@@ -17,8 +17,16 @@ def check(router: Router) -> None:
     waiting = set()
     for name, service in router.services.items():
         assert name == service.name
+        stores = {worker.store.uuid for worker in service.workers.values()}
+        assert len(stores) <= 1, "two stores serve one service"
         for worker in service.workers.values():
             assert router.workers[worker.peer] is worker, "a service lists a worker that is gone"
+            for method in worker.declared:
+                assert worker in service.declarations[method], "a declaration is lost"
+        assert service.methods.keys() == service.declarations.keys()
+        for method, holders in service.declarations.items():
+            assert holders.keys() <= set(service.workers.values()), "a method of nobody"
+            assert service.methods[method] == next(reversed(holders.values()))
         for lane in service.lanes.values():
             _check_lane(lane)
             for call in lane.queue:
@@ -55,7 +63,7 @@ def check(router: Router) -> None:
                 assert seat.bucket == (free if free > 0 else -1), "free credit is not on offer"
         assert (worker in router.paused) == bool(worker.paused_until), "a pause without an end"
         assert worker.state != EJECTED or worker.paused_until, "ejected for ever"
-    assert len(router._wheel) == open_calls, "a call that has ended still has a timer"
+    assert len(router.wheel) == open_calls, "a call that has ended still has a timer"
     assert all(router.workers.get(worker.peer) is worker for worker in router.paused)
     assert open_calls == router.accepted - router.finished, "a call ended twice or never"
     assert held == router.held_bytes, "held bytes are miscounted"
@@ -63,11 +71,12 @@ def check(router: Router) -> None:
 
 def _check_lane(lane: Lane) -> None:
     assert lane.queue.length == sum(1 for _ in lane.queue)
+    assert lane.serving == sum(seat.window > 0 for seat in lane.seats.values())
     seats = list(lane.pool)
     assert lane.pool.size == len(seats)
     assert not (lane.queue.length and seats), "a call waits while fit credit is free"
     for seat in seats:
         free = seat.window - seat.in_flight
-        assert seat.window > 0 and not (seat.worker.probing and seat.in_flight)
+        assert seat.window > 0 and not (seat.worker.probing and seat.worker.calls)
         assert seat.worker.probing or seat.bucket == free > 0, "a seat stands in the wrong bucket"
         assert lane.seats.get(seat.worker) is seat, "the pool holds a seat of a worker that is gone"

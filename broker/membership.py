@@ -1,6 +1,7 @@
-"""Who belongs to the mesh: registration, heartbeats, suspicion, pauses, ejection, leaving.
+"""Who belongs to the mesh: heartbeats, suspicion, pauses, ejection, leaving.
 
-Rules over the router's state, called by the router alone.
+Rules over the router's state, called by the router and the rules beside it. How a worker comes in
+is in `registration`.
 
     active ──silent 2 beats──> suspect ──any sign of life──> active
            (what it has that may be done twice goes to others)
@@ -13,239 +14,87 @@ Only an active worker that is not paused stands in the pools of its lanes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from broker.state import (
-    ACTIVE,
-    DRAINING,
-    EJECTED,
-    SUSPECT,
-    Call,
-    Method,
-    Seat,
-    Service,
-    Worker,
-)
+from broker import endings
+from broker.state import ACTIVE, DRAINING, EJECTED, SUSPECT, Service, Worker
 from mesh import errors
-from mesh.errors import ProtocolError
-from mesh.protocol import payload
-from mesh.protocol.mdp import LEGACY02, NATIVE
-from mesh.protocol.messages import DRAIN, GOODBYE, HEARTBEAT, MAX_NAME, WELCOME, Message
+from mesh.protocol.mdp import NATIVE
+from mesh.protocol.messages import DRAIN, GOODBYE, HEARTBEAT, Message
 
 if TYPE_CHECKING:
     from broker.router import Router
 
-MAX_WINDOW = 10_000
-MAX_LANES = 64
-MAX_METHODS = 4096
-MAX_TEXT = 200
 EXPELLED_KEPT = 10_000
-
-
-def text_of(fields: dict[str, Any], key: str) -> str:
-    """What a peer says of itself, for operators; empty if it is no text."""
-    value = fields.get(key)
-    return value[:MAX_TEXT] if type(value) is str else ""
-
-
-def pid_of(fields: dict[str, Any]) -> int:
-    """The process id that a peer states, 0 if it is none."""
-    value = fields.get("pid")
-    return value if type(value) is int and 0 < value < 1 << 32 else 0
-
-
-def register(router: Router, peer: bytes, message: Message, now: float) -> None:
-    """READY: `peer` becomes a worker, or is refused with GOODBYE."""
-    known = router.workers.get(peer)
-    if known is not None:
-        expel(router, known, "expelled:ready_twice", now)
-        return
-    name = message.service
-    try:
-        fields = payload.decode_map(message.body)
-        lanes = _lanes(fields)
-        methods = _methods(fields)
-        text = name.decode()
-    except (ProtocolError, UnicodeDecodeError):
-        turn_away(router, peer, "refused:bad_ready", now)
-        return
-    if (
-        not name
-        or len(name) > MAX_NAME
-        or text.partition(".")[0] in ("mmi", "mesh")
-        or text.strip(".") != text
-    ):
-        turn_away(router, peer, "refused:reserved_name", now)
-        return
-    if peer in router.clients:
-        router.lost(peer, now)
-    service = router.services.get(name)
-    if service is None:
-        service = router.services[name] = Service(name)
-    first = not service.workers
-    dialect = fields.get("mdp", NATIVE)
-    if type(dialect) is not int or not NATIVE <= dialect <= LEGACY02:
-        dialect = NATIVE
-    worker = Worker(peer, service, dialect, now)
-    worker.heartbeat = (
-        agreed_heartbeat(router, fields)
-        if worker.dialect == NATIVE
-        else router.settings.mdp_heartbeat
-    )
-    worker.instance = text_of(fields, "instance")
-    worker.version = text_of(fields, "version")
-    worker.host = text_of(fields, "host")
-    worker.pid = pid_of(fields)
-    router.workers[peer] = worker
-    service.workers[peer] = worker
-    service.methods.update(methods)
-    for lane_name, window in lanes.items():
-        lane = router.lane(service, lane_name)
-        seat = worker.seats[lane_name] = Seat(worker, lane, window)
-        lane.seats[worker] = seat
-    router.count("joined")
-    if worker.dialect == NATIVE:
-        router.send(peer, welcome(router, worker.heartbeat))
-        if router.draining_since is not None:
-            router.send(peer, Message(DRAIN))
-    if first:
-        _rehome(router, service)
-    seat_all(router, worker, now)
-
-
-def _rehome(router: Router, service: Service) -> None:
-    """The first worker of `service` is here: put the calls that waited for it into their lanes.
-
-    They stand in the default lane, or in a lane of workers that have left. MDP calls for `a.b`
-    that found no service stand at a service of that name (section 10).
-    """
-    for lane in list(service.lanes.values()):
-        for call in list(lane.queue):
-            _place(router, call, service)
-    prefix = service.name + b"."
-    for name, other in router.services.items():
-        method = name[len(prefix) :]
-        if other.workers or not method or b"." in method or not name.startswith(prefix):
-            continue
-        for lane in other.lanes.values():
-            for call in list(lane.queue):
-                message = call.message
-                if call.client.dialect != NATIVE and message is not None:
-                    message.service, message.method = service.name, method
-                    _place(router, call, service)
-
-
-def _place(router: Router, call: Call, service: Service) -> None:
-    """Let the waiting `call` wait where `service` wants it."""
-    method = service.methods.get(call.message.method) if call.message is not None else None
-    if call.client.dialect != NATIVE and b"writer" in service.lanes:
-        lane = service.lanes[b"writer"]
-    else:
-        lane = router.lane(service, method.lane if method is not None else b"")
-    call.idempotent = call.idempotent or (method is not None and method.idempotent)
-    if lane is not call.lane:
-        call.lane.queue.remove(call)
-        call.lane = lane
-        lane.queue.push(call)
-
-
-def _lanes(fields: dict[str, Any]) -> dict[bytes, int]:
-    lanes = fields.get("lanes", {"": 1})
-    if not isinstance(lanes, dict) or not 0 < len(lanes) <= MAX_LANES:
-        raise ProtocolError("lanes must be a map of 1 to 64 lanes")
-    found = {}
-    for name, window in lanes.items():
-        if type(name) is not str or type(window) is not int or window <= 0:
-            raise ProtocolError("a lane has a text name and a positive window")
-        found[_name(name)] = min(window, MAX_WINDOW)
-    return found
-
-
-def _name(text: str) -> bytes:
-    name = text.encode("utf-8", "surrogatepass")
-    if len(name) > MAX_NAME:
-        raise ProtocolError(f"a name is longer than {MAX_NAME} octets")
-    return name
-
-
-def _methods(fields: dict[str, Any]) -> dict[bytes, Method]:
-    methods = fields.get("methods", {})
-    if not isinstance(methods, dict) or len(methods) > MAX_METHODS:
-        raise ProtocolError("methods must be a map of at most 4096 methods")
-    found = {}
-    for name, facts in methods.items():
-        if type(name) is not str or not isinstance(facts, dict):
-            raise ProtocolError("a method has a text name and a map of facts")
-        lane = facts.get("lane", "")
-        if type(lane) is not str:
-            raise ProtocolError("a lane's name is text")
-        found[_name(name)] = Method(_name(lane), facts.get("idempotent") is True)
-    return found
-
-
-def agreed_heartbeat(router: Router, fields: dict[str, Any]) -> float:
-    """The interval both sides use: the slower proposal, within 0.1 to 10 s (section 6)."""
-    theirs = fields.get("heartbeat")
-    if type(theirs) is not int and type(theirs) is not float:
-        theirs = 0.0
-    return float(max(0.1, min(10.0, max(router.settings.heartbeat, theirs))))
-
-
-def welcome(router: Router, heartbeat: float) -> Message:
-    body = {
-        "capabilities": 0,
-        "heartbeat": heartbeat,
-        "broker": router.broker_id,
-        "max_body": router.settings.max_body,
-        "brokers": 0,
+BLAMELESS = frozenset(
+    {
+        errors.METHOD_NOT_FOUND,
+        errors.INVALID_ARGUMENT,
+        errors.CANCELLED,
+        errors.DEADLINE_EXCEEDED,
+        errors.UNAUTHORIZED,
+        errors.TOO_LARGE,
     }
-    return Message(WELCOME, frames=[payload.encode(body)])
+)
 
 
-def set_capacity(router: Router, peer: bytes, message: Message, now: float) -> None:
-    """CAPACITY: a worker wants more or fewer requests in a lane it serves, or in a new one."""
-    worker = router.workers.get(peer)
-    if worker is None:
-        router.unexpected(peer, message, now)
-        return
-    worker.seen_at = now
-    window = min(message.credit, MAX_WINDOW)
-    seat = worker.seats.get(message.method)
-    if seat is None:
-        if len(worker.seats) >= MAX_LANES:
-            router.count("dropped:too_many_lanes")
-            return
-        lane = router.lane(worker.service, message.method)
-        seat = worker.seats[message.method] = Seat(worker, lane, window)
-        lane.seats[worker] = seat
-    seat.window = window
-    if worker.state != ACTIVE or worker.paused_until:
-        return
-    if worker.probing:
-        unseat(worker)
-        seat_probe(router, worker, now)
-        return
-    seat.lane.pool.put(seat)
-    router.dispatch(seat.lane, now)
-
-
-def turn_away(router: Router, peer: bytes, reason: str, now: float) -> None:
+def turn_away(
+    router: Router,
+    peer: bytes,
+    reason: str,
+    now: float,
+    *,
+    code: int = errors.PROTOCOL,
+    text: str = "",
+) -> None:
+    """Refuse a peer that is no worker: GOODBYE, then deaf to this connection."""
     router.count(reason)
-    router.send(peer, Message(GOODBYE, code=errors.PROTOCOL))
-    _deafen(router, peer, now)
+    router.send(
+        peer, Message(GOODBYE, code=code, frames=[text.encode("utf-8", "replace")] if text else ())
+    )
+    deafen(router, peer, now)
 
 
 def expel(router: Router, worker: Worker, reason: str, now: float) -> None:
     """Part with a worker that broke the protocol: GOODBYE, then deaf to this connection."""
     router.send(worker.peer, Message(GOODBYE, code=errors.PROTOCOL))
-    router.remove_worker(worker, reason, now)
-    _deafen(router, worker.peer, now)
+    remove(router, worker, reason, now)
+    deafen(router, worker.peer, now)
 
 
-def _deafen(router: Router, peer: bytes, now: float) -> None:
+def deafen(router: Router, peer: bytes, now: float) -> None:
+    """Ignore `peer` until its connection has ended."""
     if len(router.expelled) >= EXPELLED_KEPT:
         del router.expelled[next(iter(router.expelled))]
     router.expelled[peer] = now
+
+
+def remove(router: Router, worker: Worker, reason: str, now: float) -> None:
+    """Forget `worker`; what it had in hand is given to others or ended (section 7)."""
+    router.count(reason)
+    del router.workers[worker.peer]
+    service = worker.service
+    del service.workers[worker.peer]
+    service.undeclare(worker)
+    router.paused.pop(worker, None)
+    if service.last_success_worker is worker:
+        service.last_success_worker = None
+    calls = list(worker.calls.values())
+    worker.calls.clear()
+    for seat in worker.seats.values():
+        lane = seat.lane
+        lane.pool.discard(seat)
+        del lane.seats[worker]
+        if seat.window:
+            lane.serving -= 1
+            if not lane.serving:
+                endings.unserved(router, lane, now)
+    for call in reversed(calls):  # each goes to the front: the oldest comes to stand first
+        text = f"the worker was lost ({reason}) with it in hand"
+        endings.worker_lost(router, call, text, now)
+    for lane in service.lanes.values():
+        router.dispatch(lane, now)
+    recall_ejected(router, service, now)
 
 
 def seat_all(router: Router, worker: Worker, now: float) -> None:
@@ -286,7 +135,10 @@ def resume_paused(router: Router, now: float) -> None:
 
 
 def seat_probe(router: Router, worker: Worker, now: float) -> None:
-    """One request only, until it has shown that it works again."""
+    """One request only, over all its lanes, until it has shown that it works again.
+
+    It stands in the pools of all; the router takes it out of them when it gets its request.
+    """
     for seat in worker.seats.values():
         if seat.window and not worker.calls:
             window, seat.window = seat.window, 1
@@ -295,12 +147,14 @@ def seat_probe(router: Router, worker: Worker, now: float) -> None:
             router.dispatch(seat.lane, now)
 
 
-def failed(router: Router, worker: Worker, now: float) -> None:
-    """A worker answered with an error that may be its own fault.
+def failed(router: Router, worker: Worker, code: int, now: float) -> None:
+    """A worker answered with an error, which may be its own fault unless it is in BLAMELESS.
 
     It is ejected after several in a row, if meanwhile another worker of the service succeeded
     (otherwise the requests are to blame), and never more than half of a service at once.
     """
+    if code in BLAMELESS:
+        return
     if not worker.consecutive_errors:
         worker.failing_since = now
     worker.consecutive_errors += 1
@@ -351,14 +205,82 @@ def recall_ejected(router: Router, service: Service, now: float) -> None:
         resume_paused(router, now)
 
 
-def drain(router: Router, worker: Worker) -> None:
+def heartbeat(router: Router, peer: bytes, message: Message, now: float) -> None:
+    """HEARTBEAT: a sign of life, which is answered to clients."""
+    worker = router.workers.get(peer)
+    if worker is not None:
+        worker.seen_at = now
+        return
+    client = router.clients.get(peer)
+    if client is None:
+        unexpected(router, peer, message, now)
+        return
+    client.seen_at = now
+    router.send(peer, Message(HEARTBEAT))
+
+
+def unexpected(router: Router, peer: bytes, message: Message, now: float) -> None:
+    """A command that this peer may not send now: GOODBYE, and deaf to it from here on."""
+    worker = router.workers.get(peer)
+    if worker is not None:
+        expel(router, worker, "expelled:unexpected_command", now)
+    elif peer in router.clients:
+        router.count("dropped:unexpected_command")
+    else:
+        turn_away(router, peer, "refused:unexpected_command", now)
+
+
+# -------------------------------------------------------------------- leaving (section 8)
+
+
+def drain(router: Router, peer: bytes, message: Message, now: float) -> None:
+    """DRAIN: a worker wants no new work, or a client knows that the broker leaves."""
+    worker = router.workers.get(peer)
+    if worker is None:
+        client = router.clients.get(peer)
+        if client is None:
+            router.count("dropped:unknown_peer")
+        else:
+            client.seen_at = now
+            client.drained = True
+        return
+    worker.seen_at = now
     worker.state = DRAINING
     router.paused.pop(worker, None)
     worker.paused_until = 0.0
     unseat(worker)
     router.count("drained")
-    if worker.dialect == NATIVE:  # tells it that no request is on its way any more
-        router.send(worker.peer, Message(DRAIN))
+    if worker.dialect == NATIVE:  # no request is on its way any more; 0 would be the broker's own
+        router.send(peer, Message(DRAIN, credit=1))
+
+
+def goodbye(router: Router, peer: bytes, message: Message, now: float) -> None:
+    """GOODBYE: a peer leaves."""
+    worker = router.workers.get(peer)
+    if worker is not None:
+        remove(router, worker, "left:goodbye", now)
+    elif peer in router.clients:
+        router.lost(peer, now)
+    else:
+        router.count("dropped:unknown_peer")
+
+
+def may_leave(router: Router, now: float) -> bool:
+    """Whether the broker that drains has nothing open and every client knows.
+
+    A client that has been silent may not even look at its socket until it is used again; it is not
+    waited for as long as one that was busy just now.
+    """
+    since = router.draining_since
+    if since is None:
+        return False
+    settings = router.settings
+    for client in router.clients.values():
+        busy = client.seen_at > since - settings.drain_busy_ttl
+        patience = settings.drain_busy_ttl if busy else settings.drain_idle_ttl
+        if client.calls or not (client.drained or now - since >= patience):
+            return False
+    return True
 
 
 def watch(router: Router, now: float, late_by: float) -> None:
@@ -384,15 +306,17 @@ def watch(router: Router, now: float, late_by: float) -> None:
             suspect_after = lost_after
         if silence > lost_after:
             router.send(worker.peer, Message(GOODBYE))
-            router.remove_worker(worker, "lost:silent", now)
-            _deafen(router, worker.peer, now)
+            remove(router, worker, "lost:silent", now)
+            deafen(router, worker.peer, now)
             continue
         if silence > suspect_after:
             if worker.state == ACTIVE:
                 worker.state = SUSPECT
                 unseat(worker)
                 router.count("suspected")
-                router.move_from_suspect(worker, now)
+                endings.move_from_silent(router, worker, now)
+            elif worker.state != SUSPECT and worker.calls:  # it leaves, or is ejected: no new work
+                endings.move_from_silent(router, worker, now)
         elif worker.state == SUSPECT:
             worker.state = ACTIVE
             router.count("cleared")

@@ -11,6 +11,7 @@ cdef class Router:
     cdef public dict workers
     cdef public dict services
     cdef public dict expelled
+    cdef public dict claims
     cdef public dict counters
     cdef public long long accepted
     cdef public long long finished
@@ -18,7 +19,7 @@ cdef class Router:
     cdef public object draining_since
     cdef public object started_at
     cdef public list endpoints
-    cdef public ExpiryWheel _wheel
+    cdef public ExpiryWheel wheel
     cdef public list _out
     cdef public object _last_tag
     cdef public object _last_sequence
@@ -35,10 +36,10 @@ cdef class Router:
     @cython.locals(queue=FairQueue, pool=CreditPool, call=Call, seat=Seat)
     cpdef dispatch(self, Lane lane, double now)
     @cython.locals(seat=Seat, lane=Lane)
-    cpdef _release(self, Worker worker, Call call, double now)
-    cpdef _close(self, Call call)
+    cpdef release(self, Worker worker, Call call, double now)
+    cpdef close(self, Call call)
     @cython.locals(worker=Worker, call=Call)
-    cpdef _held(self, bytes peer, Message message, double now)
+    cpdef held(self, bytes peer, Message message, double now)
     @cython.locals(worker=Worker, call=Call, service=Service, client=Client)
     cpdef _on_final(self, bytes peer, Message message, double now)
     @cython.locals(worker=Worker, call=Call, client=Client)

@@ -13,8 +13,10 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from errno import EAGAIN
 from time import monotonic
 
+from broker.backlog import RETRY_EVERY, Backlog
 from broker.router import Router
 from mesh import transport
 from mesh.errors import ConfigError, ProtocolError
@@ -102,6 +104,8 @@ class Server:
         self._drain_timeout = drain_timeout
         self._stop_signals = 0
         self._forms: dict[bytes, mdp.Form] = {}
+        self._prune_at = MAX_FORMS
+        self._backlog = Backlog()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ports: list[_Port] = []
         try:
@@ -117,7 +121,10 @@ class Server:
         wake: list[Wake] = [self._wake_read]
         for port in self._ports:
             wake += [port.bound.socket, port.watch.socket]
-        bound = transport.router_socket(endpoint.address, wake=wake)
+        # No heartbeats of ours: libzmq 4.3 aborts the process when it is about to send one over a
+        # connection that ended while its queue was full. Those of the peers do the same service,
+        # as each tells the broker when to take the connection for dead.
+        bound = transport.router_socket(endpoint.address, wake=wake, heartbeat_every=0.0)
         return _Port(bound, bytes([index]) if several else b"", endpoint.role)
 
     @property
@@ -159,7 +166,9 @@ class Server:
         now = monotonic()
         self.router.drain(now)
         give_up_at = now + self._drain_timeout
-        while self._stop_signals < 2 and not self.router.drained(now) and now < give_up_at:
+        while self._stop_signals < 2 and now < give_up_at:
+            if self.router.drained(now) and not self._backlog:
+                return
             self._turn(limit=0.05)
             now = monotonic()
 
@@ -180,6 +189,7 @@ class Server:
             if pump.drained:
                 for peer in watch.departed(pump):
                     self._forms.pop(port.prefix + peer, None)
+                    self._backlog.discard(port.prefix + peer)
                     router.lost(port.prefix + peer, now)
         if router.next_deadline() <= now:
             router.tick(now)
@@ -197,6 +207,8 @@ class Server:
     def _wait(self, limit: float) -> None:
         now = monotonic()
         until = min(self.router.next_deadline(), now + limit)
+        if self._backlog:
+            until = min(until, self._backlog.retry_at)
         for port in self._ports:
             until = min(until, port.guard.next_at)
             if port.watch.pending:
@@ -248,12 +260,14 @@ class Server:
         except ProtocolError:
             router.count("dropped:invalid")
             return None
-        if len(self._forms) >= MAX_FORMS:
+        if len(self._forms) >= self._prune_at:
             self._forms = {
                 known: form
                 for known, form in self._forms.items()
                 if known in router.workers or known in router.clients
             }
+            # As many must come before the next time as stay now: each pays for itself only.
+            self._prune_at = max(MAX_FORMS, 2 * len(self._forms))
         self._forms[peer] = form
         return message
 
@@ -268,18 +282,25 @@ class Server:
 
     def _flush(self, now: float) -> None:
         router = self.router
+        backlog = self._backlog
+        if backlog and backlog.retry_at <= now:
+            self._retry(now)
         out = router.take()
         while out:
             failures = self._send(out)
             for peer, message in failures:
                 router.undelivered(peer, message, now)
+            if backlog.overfull:
+                self._part_with_overfull(now)
             out = router.take()
 
     def _send(self, out: list[tuple[bytes, Message]]) -> list[tuple[bytes, Message]]:
-        """Send what the router gave out; returns what could not be sent."""
+        """Send what the router gave out; returns what could not be sent and is not kept."""
         encode = native.encode
         forms = self._forms
         ports = self._ports
+        backlog = self._backlog
+        keeping = bool(backlog)
         sent: list[list[tuple[bytes, Message]]] = [[] for _ in ports]
         failures: list[tuple[bytes, Message]] = []
         several = len(ports) > 1
@@ -295,17 +316,58 @@ class Server:
                 if expressed is None:
                     self.router.inexpressible(peer, message)
                     continue
-                ports[index].outgoing.append([routing_id, *expressed])
+                frames: list[Body] = [routing_id, *expressed]
             else:
-                ports[index].outgoing.append(encode(message, routing_id))
+                frames = encode(message, routing_id)
+            if keeping and peer in backlog:
+                self._refused(item, frames, EAGAIN, failures)
+                continue
+            ports[index].outgoing.append(frames)
             sent[index].append(item)
         for port, items in zip(ports, sent, strict=True):
             if items:
                 outgoing = port.outgoing
                 port.outgoing = []
-                for index, _ in port.pump.send(outgoing):
-                    failures.append(items[index])
+                for index, error in port.pump.send(outgoing):
+                    self._refused(items[index], outgoing[index], error, failures)
         return failures
+
+    def _refused(
+        self,
+        item: tuple[bytes, Message],
+        frames: Sequence[Body],
+        error: int,
+        failures: list[tuple[bytes, Message]],
+    ) -> None:
+        """Keep what only has to wait. A REQUEST has not: another worker may take it at once."""
+        peer, message = item
+        if error == EAGAIN and message.command != REQUEST:
+            self.router.count("delayed:queue_full")
+            self._backlog.add(peer, frames)
+        else:
+            failures.append(item)
+
+    def _retry(self, now: float) -> None:
+        """No event tells that a peer of a ROUTER reads again: try from time to time."""
+        backlog = self._backlog
+        backlog.retry_at = now + RETRY_EVERY
+        for peer in backlog:
+            dropped = backlog.retry(peer, self._port_of(peer).pump.send)
+            if dropped:
+                self.router.count("dropped:gone", dropped)
+
+    def _part_with_overfull(self, now: float) -> None:
+        """Throw away what is kept of peers that do not read; the router says GOODBYE instead.
+
+        Their connections are left alone: they find the GOODBYE once they read again.
+        """
+        backlog = self._backlog
+        for peer in list(backlog.overfull):
+            backlog.discard(peer)
+            self.router.unread(peer, now)
+
+    def _port_of(self, peer: bytes) -> _Port:
+        return self._ports[peer[0] if len(self._ports) > 1 else 0]
 
     # ---------------------------------------------------------------- the end
 

@@ -40,6 +40,8 @@ cdef class Worker:
     cdef public int dialect
     cdef public dict seats
     cdef public dict calls
+    cdef public tuple declared
+    cdef public object store
     cdef public str state
     cdef public double joined_at
     cdef public double seen_at
@@ -70,6 +72,7 @@ cdef class Lane:
     cdef public object queue
     cdef public object pool
     cdef public dict seats
+    cdef public Py_ssize_t serving
     cdef public long long ended
     cdef public double rate
     cdef public double rate_at
@@ -79,6 +82,7 @@ cdef class Service:
     cdef public bytes name
     cdef public dict lanes
     cdef public dict methods
+    cdef public dict declarations
     cdef public dict workers
     cdef public double last_success_at
     cdef public Worker last_success_worker

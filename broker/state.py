@@ -6,7 +6,8 @@ Client 1─* Call *─1 Lane *─1 Service 1─* Worker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,12 +134,30 @@ class Call:
         self.wheel_slot = -1
 
 
+@dataclass(slots=True)
+class Store:
+    """The store that a worker has opened, as it says; an empty `uuid` stands for none."""
+
+    uuid: str = ""
+    epoch: int = 0
+    host: str = ""
+
+    def __str__(self) -> str:
+        if not self.uuid:
+            return "none"
+        return f"{self.uuid} on {self.host}" if self.host else self.uuid
+
+
+NO_STORE = Store()
+
+
 class Worker:
-    """A registered worker. `calls` are those it has in hand, by tag."""
+    """A registered worker. `calls` are those it has in hand, by tag; `declared` its methods."""
 
     __slots__ = (
         "calls",
         "consecutive_errors",
+        "declared",
         "dialect",
         "ejections",
         "ended",
@@ -157,6 +176,7 @@ class Worker:
         "sent_at",
         "service",
         "state",
+        "store",
         "version",
     )
 
@@ -166,6 +186,8 @@ class Worker:
         self.dialect = dialect
         self.seats: dict[bytes, Seat] = {}
         self.calls: dict[int, Call] = {}
+        self.declared: tuple[bytes, ...] = ()
+        self.store = NO_STORE
         self.state = ACTIVE
         self.joined_at = now
         self.seen_at = now
@@ -201,7 +223,7 @@ class Seat:
 
 
 class Lane:
-    """A queue of one service and the workers that serve it."""
+    """A queue of one service and the workers that serve it: `serving` have a window above 0."""
 
     __slots__ = (
         "ended",
@@ -213,6 +235,7 @@ class Lane:
         "rate_ended",
         "seats",
         "service",
+        "serving",
     )
 
     def __init__(self, service: Service, name: bytes, queue: FairQueue, pool: CreditPool) -> None:
@@ -221,6 +244,7 @@ class Lane:
         self.queue = queue
         self.pool = pool
         self.seats: dict[Worker, Seat] = {}
+        self.serving = 0
         self.ended = 0
         self.rate = 0.0
         self.rate_at = 0.0
@@ -236,17 +260,49 @@ class Method:
 
 
 class Service:
-    """A name that workers have registered, or that requests wait for."""
+    """A name that workers have registered, or that requests wait for.
 
-    __slots__ = ("lanes", "last_success_at", "last_success_worker", "methods", "name", "workers")
+    `methods` is what its present workers declare; where they differ, the latest one counts.
+    `declarations` says for each method who declares what, in the order of registration.
+    """
+
+    __slots__ = (
+        "declarations",
+        "lanes",
+        "last_success_at",
+        "last_success_worker",
+        "methods",
+        "name",
+        "workers",
+    )
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.lanes: dict[bytes, Lane] = {}
         self.methods: dict[bytes, Method] = {}
+        self.declarations: dict[bytes, OrderedDict[Worker, Method]] = {}
         self.workers: dict[bytes, Worker] = {}
         self.last_success_at = 0.0
         self.last_success_worker: Worker | None = None
+
+    def declare(self, worker: Worker, methods: Mapping[bytes, Method]) -> None:
+        """`worker` has these methods, and had none before."""
+        worker.declared = tuple(methods)
+        for name, method in methods.items():
+            known = self.methods.get(name)
+            mine = known if known == method and known is not None else method  # one for all alike
+            self.methods[name] = mine
+            self.declarations.setdefault(name, OrderedDict())[worker] = mine
+
+    def undeclare(self, worker: Worker) -> None:
+        """`worker` leaves, and with it the methods that nobody else has."""
+        for name in worker.declared:
+            others = self.declarations[name]
+            del others[worker]
+            if others:
+                self.methods[name] = next(reversed(others.values()))
+            else:
+                del self.declarations[name], self.methods[name]
 
     @property
     def queued(self) -> int:

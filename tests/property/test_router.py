@@ -6,6 +6,7 @@ The model knows nothing of queues and pools. It watches what goes in and comes o
     a worker never holds more than it announced, and nothing waits while fit credit is free
     what has expired is never begun; what may run once only is begun once only
     a stream never carries more than was granted
+    a lane that is claimed goes to the newest claim only
     when all is over, nothing is kept
 """
 
@@ -87,6 +88,7 @@ class Member:
     service: bytes
     dialect: int
     windows: dict[bytes, int]
+    epochs: dict[bytes, int] = field(default_factory=dict)
     hand: dict[int, tuple[Open, Message, bytes]] = field(default_factory=dict)
     draining: bool = False
 
@@ -115,6 +117,7 @@ class Mesh(RuleBasedStateMachine):
         self.open: dict[Key, Open] = {}
         self.workers: dict[bytes, Member] = {}
         self.deaf: set[bytes] = set()
+        self.claims: dict[tuple[bytes, bytes], int] = {}  # the newest, by service and lane
         self.undeclared: set[bytes] = set()  # services with workers of MDP: they name no methods
         self.requests = 0
         self.sequence = 0
@@ -170,6 +173,12 @@ class Mesh(RuleBasedStateMachine):
     def to_worker(self, peer: bytes, message: Message) -> None:
         worker = self.workers.get(peer)
         assert worker is not None, "a word to a worker that has left"
+        if message.command == CAPACITY:
+            newest = self.claims[worker.service, message.method]
+            assert (message.credit, message.sequence) == (0, newest)
+            assert worker.epochs.get(message.method, 0) < newest, "the newest claim was refused"
+            worker.windows[message.method] = 0
+            return
         if message.command != REQUEST:
             assert message.command in (CANCEL, CREDIT, CHUNK, END)
             if message.command == CANCEL and message.tag in worker.hand:
@@ -193,6 +202,8 @@ class Mesh(RuleBasedStateMachine):
         if request.key[0] in NATIVE_CLIENTS:
             declared = METHODS.get(message.method.decode(), {}).get("lane", "").encode()
             assert lane == declared or worker.service in self.undeclared
+        newest = self.claims.get((worker.service, lane), 0)
+        assert worker.epochs.get(lane, 0) == newest, "work for an older claim"
         taken = sum(1 for _, _, other in worker.hand.values() if other == lane)
         assert taken < worker.windows.get(lane, 0), "more than the worker announced"
         assert message.tag not in worker.hand
@@ -372,7 +383,20 @@ class Mesh(RuleBasedStateMachine):
         peer = self.registered(data, native=True)
         if peer is not None:
             self.workers[peer].windows[lane] = window
+            self.workers[peer].epochs.pop(lane, None)
             self.say(peer, Message(CAPACITY, method=lane, credit=window))
+
+    @rule(data=st.data(), window=st.integers(1, 3), epoch=st.integers(1, 4))
+    def claim(self, data: st.DataObject, window: int, epoch: int) -> None:
+        peer = self.registered(data, native=True)
+        if peer is not None:
+            worker = self.workers[peer]
+            worker.windows[b"writer"] = window
+            worker.epochs[b"writer"] = epoch
+            key = (worker.service, b"writer")
+            self.claims[key] = max(epoch, self.claims.get(key, 0))
+            message = Message(CAPACITY, method=b"writer", credit=window, sequence=epoch)
+            self.say(peer, message)
 
     @rule(data=st.data(), count=st.integers(1, 4))
     def final(self, data: st.DataObject, count: int) -> None:
@@ -520,7 +544,7 @@ class Mesh(RuleBasedStateMachine):
         self.request(b"c1", b"echo", b"get", STREAM | IDEMPOTENT, 2, 2.0, 0, False, 1)
         self.partial(data, 1, True)
 
-    @rule(data=st.data(), acts=st.lists(st.integers(0, 19), min_size=2, max_size=10))
+    @rule(data=st.data(), acts=st.lists(st.integers(0, 21), min_size=2, max_size=10))
     def commotion(self, data: st.DataObject, acts: list[int]) -> None:
         """What interacts most, close together."""
         for act in acts:
@@ -568,7 +592,7 @@ class Mesh(RuleBasedStateMachine):
         assert not router.clients and not router.expelled
         assert router.accepted == router.finished
         assert router.held_bytes == 0
-        assert len(router._wheel) == 0
+        assert len(router.wheel) == 0
 
 
 _COMMOTION: list[Callable[[Mesh, st.DataObject], None]] = [
@@ -592,6 +616,8 @@ _COMMOTION: list[Callable[[Mesh, st.DataObject], None]] = [
     lambda mesh, data: mesh.worker_leaves(data, False),
     lambda mesh, _: mesh.wait(0.5, True),
     lambda mesh, _: mesh.be_held_up(0.3),
+    lambda mesh, _: mesh.request(b"c1", b"echo", b"put", IDEMPOTENT, 0, 8.0, 2, False, 2),
+    lambda mesh, data: mesh.claim(data, 2, len(mesh.claims) + mesh.steps % 4 + 1),
 ]
 
 TestRouter = Mesh.TestCase

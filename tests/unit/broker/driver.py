@@ -112,8 +112,8 @@ class Mesh:
     def error(self, peer: bytes, tag: int, code: int, flags: int = 0) -> Out:
         return self.say(peer, Message(ERROR, flags, code=code, tag=tag, frames=[b"\x80"]))
 
-    def capacity(self, peer: bytes, lane: bytes, window: int) -> Out:
-        return self.say(peer, Message(CAPACITY, method=lane, credit=window))
+    def capacity(self, peer: bytes, lane: bytes, window: int, epoch: int = 0) -> Out:
+        return self.say(peer, Message(CAPACITY, method=lane, credit=window, sequence=epoch))
 
     # ---------------------------------------------------------------- facts
 
@@ -126,7 +126,7 @@ class Mesh:
         router.check()
         assert router.accepted == router.finished
         assert router.held_bytes == 0
-        assert len(router._wheel) == 0
+        assert len(router.wheel) == 0
         assert all(not client.calls for client in router.clients.values())
         assert all(service.queued == 0 for service in router.services.values())
 

@@ -56,6 +56,7 @@ def test_status_of_a_busy_broker(mesh: Mesh) -> None:
             "service": "echo",
             "instance": "i1",
             "version": "1.2",
+            "store": None,
             "host": "h",
             "pid": 9,
             "state": "active",

@@ -8,6 +8,7 @@ import pytest
 
 from mesh import errors
 from mesh.protocol import payload
+from mesh.protocol.mdp import MDP01
 from mesh.protocol.messages import (
     BULK,
     ERROR,
@@ -332,10 +333,66 @@ def test_a_service_that_comes_in_time_gets_what_waited(mesh: Mesh) -> None:
     assert requests(mesh.join(b"reader", lanes={"": 4}, methods=METHODS)) == [(b"reader", 1)]
     assert mesh.router.workers[b"reader"].calls[1].idempotent
     mesh.beating |= {b"reader", b"writer"}
-    assert mesh.wait(3.0) == []
+    assert mesh.wait(1.9) == []
     out = mesh.join(b"writer", lanes={"writer": 2}, methods=METHODS)
     assert requests(out) == [(b"writer", 1), (b"writer", 2)]
     assert [message.service for _, message in out] == [b"echo", b"echo"]
+
+
+def test_a_lane_that_nobody_serves_is_waited_for_then_named(mesh: Mesh) -> None:
+    mesh.beating |= {b"reader", b"writer"}
+    mesh.join(b"reader", lanes={"": 4}, methods=METHODS)
+    assert mesh.ask(b"c1", 1, b"put") == []
+    assert mesh.wait(1.9) == []
+    out = mesh.wait(0.2)
+    assert failure(out, b"c1") == (errors.SERVICE_NOT_FOUND, 0)
+    assert "lane 'writer'" in payload.decode_map(out[0][1].body)["message"]
+    mesh.ask(b"c1", 2, b"put")
+    mesh.wait(1.0)
+    assert requests(mesh.join(b"writer", lanes={"writer": 1}, methods=METHODS)) == [(b"writer", 2)]
+
+
+@pytest.mark.parametrize("how", ["lost", "capacity"])
+def test_grace_begins_when_the_last_one_gives_up_a_lane(mesh: Mesh, how: str) -> None:
+    mesh.beating |= {b"reader", b"writer"}
+    mesh.join(b"reader", lanes={"": 4}, methods=METHODS)
+    mesh.join(b"writer", lanes={"writer": 1}, methods=METHODS)
+    mesh.ask(b"c1", 1, b"put", flags=IDEMPOTENT)
+    mesh.ask(b"c1", 2, b"put")
+    assert mesh.wait(3.0) == []
+    if how == "lost":
+        mesh.lost(b"writer")
+    else:
+        mesh.capacity(b"writer", b"writer", 0)
+        mesh.error(b"writer", 1, errors.NOT_STARTED)
+    assert mesh.wait(1.9) == []
+    out = mesh.wait(0.2)
+    assert [(m.code, m.sequence) for _, m in out] == [
+        (errors.SERVICE_NOT_FOUND, 2),
+        (errors.SERVICE_NOT_FOUND, 1),
+    ]
+    mesh.assert_idle()
+
+
+def test_a_lane_that_comes_back_in_grace_keeps_its_calls(mesh: Mesh) -> None:
+    mesh.beating.add(b"w1")
+    mesh.join(b"w1", lanes={"": 1, "writer": 1}, methods=METHODS)
+    mesh.ask(b"c1", 1, b"put")
+    mesh.ask(b"c1", 2, b"put")
+    mesh.capacity(b"w1", b"writer", 0)
+    mesh.wait(1.0)
+    mesh.capacity(b"w1", b"writer", 1)
+    assert mesh.wait(5.0) == []
+    assert brief(mesh.final(b"w1", 1)) == [(b"c1", "FINAL"), (b"w1", "REQUEST")]
+
+
+def test_mdp_requests_wait_for_a_lane_beyond_the_grace(mesh: Mesh) -> None:
+    mesh.beating.add(b"w1")
+    mesh.join(b"w1", lanes={"": 1, "writer": 1}, methods=METHODS)
+    mesh.capacity(b"w1", b"writer", 0)
+    mesh.ask_mdp(b"m1", MDP01)
+    assert mesh.wait(20.0) == []
+    assert brief(mesh.capacity(b"w1", b"writer", 1)) == [(b"w1", "REQUEST")]
 
 
 def test_grace_begins_when_the_last_worker_leaves(mesh: Mesh) -> None:

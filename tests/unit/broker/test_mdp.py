@@ -10,6 +10,7 @@ from mesh.protocol.mdp import CLIENT, FORMS, LEGACY02, MDP01, MDP02, WORKER
 from mesh.protocol.messages import (
     CANCEL,
     CHUNK,
+    CREDIT,
     ERROR,
     FINAL,
     GOODBYE,
@@ -380,7 +381,7 @@ def test_a_stream_to_a_worker_of_mdp_that_left_and_came_back(mesh: Mesh) -> None
     assert mesh.out() == []
 
 
-@pytest.mark.parametrize("command", [ERROR, CANCEL, CHUNK])
+@pytest.mark.parametrize("command", [CREDIT, CANCEL, CHUNK])
 def test_what_else_cannot_be_said_is_counted(mesh: Mesh, command: int) -> None:
     mesh.join_mdp(b"w1", MDP02)
     mesh.ask(b"c1", 1)
@@ -388,6 +389,20 @@ def test_what_else_cannot_be_said_is_counted(mesh: Mesh, command: int) -> None:
     mesh.router.inexpressible(b"c9", Message(command, tag=1))
     assert mesh.out() == []
     assert mesh.counted("dropped:inexpressible") == 2
+    assert mesh.counted("mdp:unanswered") == 0
+
+
+@ALL
+def test_a_failure_that_mdp_cannot_tell_is_no_drop(mesh: Mesh, dialect: int) -> None:
+    mesh.ask_mdp(b"c1", dialect)
+    mesh.wait(30.1)
+    mesh.ask_mdp(b"c1", dialect)
+    mesh.router.farewell()
+    for peer, message in [*mesh.out(), (b"c1", Message(ERROR, code=errors.WORKER_LOST))]:
+        assert FORMS[dialect, CLIENT].encode(message) is None
+        mesh.router.inexpressible(peer, message)
+    assert mesh.counted("mdp:unanswered") == 2
+    assert mesh.counted("dropped:inexpressible") == 0
 
 
 # -------------------------------------------------------------------- MMI

@@ -7,7 +7,7 @@ import pytest
 from broker.state import ACTIVE, DRAINING, EJECTED, SUSPECT
 from mesh import errors
 from mesh.protocol.messages import DRAIN, ERROR, GOODBYE, HEARTBEAT, IDEMPOTENT, REQUEST, Message
-from tests.unit.broker.driver import Mesh, brief, failure, only, requests
+from tests.unit.broker.driver import Mesh, Out, brief, failure, only, requests
 
 
 def state(mesh: Mesh, peer: bytes) -> str:
@@ -273,6 +273,34 @@ def test_an_ejected_worker_is_probed_with_one_request_and_restored(mesh: Mesh) -
     assert [requests(mesh.ask(b"c2", n)) for n in (4, 5, 6)] == [[(b"w1", 4)], [(b"w1", 5)], []]
 
 
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_probe_is_one_request_over_all_lanes(mesh: Mesh, waiting: bool) -> None:
+    """Each lane takes work by itself; a worker on trial must not get one request of each."""
+    methods = {"put": {"lane": "writer"}, "scan": {"lane": "slow"}}
+    lanes = {"": 1, "writer": 1, "slow": 1}
+    mesh.beating |= {b"w0", b"w1"}
+    for peer in (b"w0", b"w1"):
+        mesh.join(peer, lanes=lanes, methods=methods)
+    for sequence in range(1, 11):
+        peer, request = mesh.ask(b"c1", sequence)[0]
+        if peer == b"w1":
+            mesh.error(peer, request.tag, errors.REMOTE_ERROR)
+        else:
+            mesh.final(peer, request.tag)
+    assert state(mesh, b"w1") == EJECTED
+    busy = [mesh.ask(b"c1", n, m)[0] for n, m in ((21, b""), (22, b"put"), (23, b"scan"))]
+    assert {peer for peer, _ in busy} == {b"w0"}
+    if not waiting:
+        mesh.wait(10.1)
+    out = [mesh.ask(b"c1", n, m) for n, m in ((31, b""), (32, b"put"), (33, b"scan"))]
+    if waiting:
+        out.append(mesh.wait(10.2))
+    assert sum(len(requests(each)) for each in out) == 1
+    probe = next(iter(mesh.router.workers[b"w1"].calls))
+    assert len(requests(mesh.final(b"w1", probe))) == 2
+    assert mesh.counted("restored") == 1
+
+
 def test_a_failed_probe_ejects_for_longer(mesh: Mesh) -> None:
     group = ejected_group(mesh)
     mesh.wait(10.1)
@@ -370,7 +398,7 @@ def test_a_draining_worker_finishes_and_gets_nothing_new(mesh: Mesh) -> None:
     mesh.beating |= {b"w1", b"w2"}
     mesh.join(b"w1", window=2)
     mesh.ask(b"c1", 1)
-    assert mesh.say(b"w1", Message(DRAIN)) == [(b"w1", Message(DRAIN))]
+    assert mesh.say(b"w1", Message(DRAIN)) == [(b"w1", Message(DRAIN, credit=1))]
     assert mesh.ask(b"c1", 2) == []
     assert mesh.capacity(b"w1", b"", 9) == []
     assert mesh.wait(3.0) == []
@@ -379,6 +407,56 @@ def test_a_draining_worker_finishes_and_gets_nothing_new(mesh: Mesh) -> None:
     assert mesh.say(b"w1", Message(GOODBYE)) == []
     assert set(mesh.router.workers) == {b"w2"}
     assert mesh.counted("left:goodbye") == 1
+
+
+@pytest.mark.parametrize("broker_first", [True, False])
+def test_the_answer_to_a_drain_is_not_the_brokers_own(mesh: Mesh, broker_first: bool) -> None:
+    """Where the two cross, the worker must know which of them says that no more will come."""
+    mesh.join(b"w1")
+    out: Out = []
+    if broker_first:
+        mesh.router.drain(mesh.now)
+    out += mesh.say(b"w1", Message(DRAIN))
+    mesh.router.drain(mesh.now)
+    out += mesh.out()
+    assert [(p, m.command, m.credit) for p, m in out] == [
+        (b"w1", DRAIN, 0 if broker_first else 1),
+        (b"w1", DRAIN, 1 if broker_first else 0),
+    ]
+
+
+def test_what_a_draining_worker_has_moves_when_it_falls_silent(mesh: Mesh) -> None:
+    mesh.join(b"w1", window=2)
+    mesh.ask(b"c1", 1, flags=IDEMPOTENT)
+    mesh.ask(b"c1", 2)
+    mesh.say(b"w1", Message(DRAIN))
+    mesh.wait(2.0)
+    mesh.beating.add(b"w2")
+    assert mesh.join(b"w2", window=2) == []
+    out = mesh.wait(0.2)
+    assert brief(out) == [(b"w1", "CANCEL"), (b"w2", "REQUEST")]
+    assert requests(out) == [(b"w2", 1)]
+    assert mesh.wait(1.0) == []
+    assert state(mesh, b"w1") == DRAINING
+    assert mesh.final(b"w1", 1) == []
+    assert brief(mesh.final(b"w1", 2)) == [(b"c1", "FINAL")]
+    assert brief(mesh.final(b"w2", 3)) == [(b"c1", "FINAL")]
+
+
+def test_what_an_ejected_worker_has_moves_when_it_falls_silent(mesh: Mesh) -> None:
+    mesh.join(b"w1", window=6)
+    for sequence in range(1, 7):
+        mesh.ask(b"c1", sequence, flags=IDEMPOTENT)
+    mesh.join(b"w2", window=9)
+    mesh.error(b"w1", 2, errors.REMOTE_ERROR)
+    assert requests(mesh.ask(b"c1", 7)) == [(b"w2", 7)]
+    mesh.final(b"w2", 7)
+    for tag in range(3, 7):
+        mesh.error(b"w1", tag, errors.REMOTE_ERROR)
+    assert state(mesh, b"w1") == EJECTED
+    mesh.beating.add(b"w2")
+    assert requests(mesh.wait(1.2)) == [(b"w2", 1)]
+    assert state(mesh, b"w1") == EJECTED
 
 
 def test_what_a_draining_worker_refuses_goes_elsewhere(mesh: Mesh) -> None:

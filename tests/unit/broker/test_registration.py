@@ -242,3 +242,38 @@ def test_a_huge_window_is_cut(mesh: Mesh) -> None:
     assert mesh.router.workers[b"w1"].seats[b""].window == 10_000
     mesh.capacity(b"w1", b"", 0xFFFFFFFF)
     assert mesh.router.workers[b"w1"].seats[b""].window == 10_000
+
+
+def lane_of(mesh: Mesh, method: bytes) -> bytes | None:
+    found = mesh.router.services[b"echo"].methods.get(method)
+    return found.lane if found is not None else None
+
+
+def test_the_methods_of_a_service_are_those_of_its_present_workers(mesh: Mesh) -> None:
+    mesh.join(b"old", methods={"get": {}, "put": {"lane": "slow"}, "gone": {"idempotent": True}})
+    mesh.join(b"new", methods={"get": {}, "put": {"lane": "writer"}})
+    assert (lane_of(mesh, b"put"), lane_of(mesh, b"gone")) == (b"writer", b"")
+    mesh.lost(b"old")
+    assert (lane_of(mesh, b"put"), lane_of(mesh, b"gone")) == (b"writer", None)
+    mesh.join(b"older", methods={"put": {"lane": "slow"}})
+    assert lane_of(mesh, b"put") == b"slow"
+    mesh.say(b"older", Message(GOODBYE))
+    assert (lane_of(mesh, b"put"), lane_of(mesh, b"get")) == (b"writer", b"")
+    mesh.lost(b"new")
+    assert mesh.router.services[b"echo"].methods == {}
+
+
+def test_a_method_that_was_idempotent_in_a_version_that_left_is_not(mesh: Mesh) -> None:
+    mesh.join(b"old", methods={"m": {"idempotent": True}})
+    mesh.join(b"w1", methods={"m": {}})
+    mesh.join(b"w2", methods={"m": {}})
+    mesh.lost(b"old")
+    out = mesh.ask(b"c1", 1)
+    assert brief(mesh.lost(out[0][0])) == [(b"c1", "ERROR")]
+
+
+def test_thousands_of_workers_share_what_they_declare_alike(mesh: Mesh) -> None:
+    for number in range(100):
+        mesh.join(b"w%d" % number, methods={"get": {}, "put": {"lane": "writer"}})
+    held = mesh.router.services[b"echo"].declarations[b"put"].values()
+    assert len(held) == 100 and len({id(method) for method in held}) == 1

@@ -1,0 +1,303 @@
+"""The shell around the router, on real sockets, one turn of its loop at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from broker import backlog, server
+from broker.router import Router
+from broker.server import Endpoint, Server
+from broker.state import Client, RouterSettings
+from mesh import errors, transport
+from mesh.protocol import mdp, native, payload
+from mesh.protocol.messages import (
+    CANCEL,
+    DRAIN,
+    ERROR,
+    FINAL,
+    GOODBYE,
+    HELLO,
+    PARTIAL,
+    READY,
+    REQUEST,
+    STREAM,
+    WELCOME,
+    Body,
+    Message,
+)
+from tests.support import Child
+
+PART = bytes(200_000)
+PARTS = 60
+
+
+class Peer:
+    """One connection to the server, native or not."""
+
+    def __init__(self, link: transport.Link) -> None:
+        self.link = link
+
+    def say(self, *messages: Message) -> None:
+        assert self.link.pump.send([native.encode(message) for message in messages]) == []
+
+    def hear(self, limit: int = 1000) -> list[Message]:
+        return [native.decode(frames) for frames in self.link.pump.receive(limit)]
+
+    def hear_into(self, heard: list[Message], limit: int = 1000) -> list[Message]:
+        heard += self.hear(limit)
+        return heard
+
+
+class Broker:
+    """A server whose queues take few messages, and its peers, all driven by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        narrow = partial(transport.router_socket, send_limit=2)
+        monkeypatch.setattr(transport, "router_socket", narrow)
+        addresses = [f"ipc://{folder}/{name}" for name in ("a", "b")]
+        self.router = Router(RouterSettings(heartbeat=10.0))
+        self.server = Server(self.router, [Endpoint(address) for address in addresses], spin=0.0)
+        self.peers: list[Peer] = []
+
+    def connect(self, port: int = 0, **options: Any) -> Peer:
+        link = transport.dealer_socket(self.server.endpoints[port], **options)
+        self.peers.append(Peer(link))
+        return self.peers[-1]
+
+    def client(self, port: int = 0) -> Peer:
+        """A client that takes no more than a message into its own queue before it reads."""
+        peer = self.connect(port, receive_limit=1)
+        peer.say(Message(HELLO))
+        self.until(lambda: [m.command for m in peer.hear()] == [WELCOME])
+        return peer
+
+    def worker(self, port: int = 0, **fields: Any) -> Peer:
+        peer = self.connect(port)
+        body = payload.encode({"lanes": {"": 100}, "heartbeat": 10.0, **fields})
+        peer.say(Message(READY, service=b"echo", frames=[body]))
+        self.until(lambda: [m.command for m in peer.hear()] == [WELCOME])
+        return peer
+
+    def until(self, done: Callable[[], bool], seconds: float = 10.0) -> None:
+        give_up_at = monotonic() + seconds
+        while not done():
+            assert monotonic() < give_up_at, "it did not come about"
+            self.server._turn(limit=0.01)
+
+    def counted(self, reason: str) -> int:
+        return self.router.counters.get(reason, 0)
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.link.close()
+        for port in self.server._ports:
+            port.watch.close()
+            port.bound.socket.close(0)
+        self.server._ports = []
+        self.server._close(0.0)
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Broker]:
+    """A server with two ports that nobody has connected to yet."""
+    made = Broker(monkeypatch, tmp_path)
+    yield made
+    made.close()
+
+
+def request(sequence: int, **fields: Any) -> Message:
+    return Message(
+        REQUEST, incarnation=1, sequence=sequence, service=b"echo", method=b"m", **fields
+    )
+
+
+def flood(broker: Broker, client: Peer, worker: Peer, sequence: int = 1) -> None:
+    """The worker answers a call of the client by a stream far larger than the queues between."""
+    client.say(request(sequence, flags=STREAM, credit=1000, timeout=60.0))
+    asked: list[Message] = []
+    broker.until(lambda: bool(worker.hear_into(asked)))
+    for number in range(PARTS):
+        frames: list[Body] = [b"%d" % number + PART]
+        worker.say(Message(PARTIAL, tag=asked[0].tag, credit=1, frames=frames))
+    worker.say(Message(FINAL, tag=asked[0].tag, frames=[b"end"]))
+    broker.until(lambda: broker.router.finished == broker.router.accepted)
+
+
+@pytest.mark.parametrize("port", [0, 1])
+def test_a_slow_reader_gets_everything_in_order(broker: Broker, port: int) -> None:
+    client, worker = broker.client(port), broker.worker()
+    flood(broker, client, worker)
+    assert broker.counted("delayed:queue_full") > 10
+    late = broker.counted("delayed:queue_full")
+    client.say(Message(HELLO))
+    broker.until(lambda: broker.counted("delayed:queue_full") > late)
+    heard: list[Message] = []
+    broker.until(lambda: len(client.hear_into(heard, 5)) == PARTS + 2)
+    assert [m.command for m in heard] == [*[PARTIAL] * PARTS, FINAL, WELCOME]
+    assert [bytes(m.body)[:4].rstrip(b"\0") for m in heard[:PARTS]] == [
+        b"%d" % number for number in range(PARTS)
+    ]
+    assert not broker.server._backlog
+    assert broker.counted("undelivered:to_client") == 0
+
+
+@pytest.mark.parametrize("limit", ["MAX_MESSAGES", "MAX_OCTETS"])
+def test_a_peer_that_reads_nothing_is_parted_with(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(backlog, limit, 5 if limit == "MAX_MESSAGES" else 5 * len(PART))
+    deaf, other, worker = broker.client(), broker.client(), broker.worker()
+    deaf.say(request(7, timeout=60.0))
+    broker.until(lambda: bool(worker.hear()))
+    flood_given_up(broker, deaf, worker)
+    assert broker.counted("lost:unread") == 1
+    assert broker.counted("cancelled:client_lost") == 2
+    assert all(len(known.refused) == 1 for known in broker.server._backlog._peers.values())
+    other.say(request(1))
+    broker.until(lambda: any(m.command == REQUEST for m in worker.hear()))
+    heard: list[Message] = []
+    broker.until(lambda: GOODBYE in [m.command for m in deaf.hear_into(heard)])
+    assert {m.command for m in heard[:-1]} == {PARTIAL} and heard[-1].code == errors.OVERLOADED
+    deaf.say(request(9))
+    broker.until(lambda: broker.counted("dropped:expelled") == 1)
+    deaf.link.close()
+    broker.until(lambda: not broker.router.expelled)
+    assert len(broker.router.clients) == 1 and not broker.server._backlog
+
+
+def flood_given_up(broker: Broker, client: Peer, worker: Peer) -> None:
+    """As `flood`, but the client is gone before its end; the worker is told to stop."""
+    client.say(request(1, flags=STREAM, credit=1000, timeout=60.0))
+    asked: list[Message] = []
+    broker.until(lambda: bool(worker.hear_into(asked)))
+    for _ in range(PARTS):
+        worker.say(Message(PARTIAL, tag=asked[0].tag, credit=1, frames=[PART]))
+    stopped: list[Message] = []
+    broker.until(lambda: len(worker.hear_into(stopped)) == 2)
+    assert {m.command for m in stopped} == {CANCEL}
+
+
+def test_what_is_kept_of_a_peer_goes_with_it(broker: Broker) -> None:
+    client, worker = broker.client(), broker.worker()
+    flood(broker, client, worker)
+    assert broker.server._backlog
+    client.link.close()
+    broker.until(lambda: not broker.router.clients)
+    assert not broker.server._backlog
+
+
+def test_requests_for_a_worker_that_does_not_read_go_to_another(broker: Broker) -> None:
+    client, deaf = broker.client(), broker.connect(receive_limit=1)
+    body = payload.encode({"lanes": {"": 100}, "heartbeat": 10.0})
+    ready = Message(READY, service=b"echo", frames=[body])
+    deaf.say(ready)
+    broker.until(lambda: b"echo" in broker.router.services)
+    for sequence in range(1, 61):
+        client.say(request(sequence, frames=[PART], timeout=60.0))
+    broker.until(lambda: broker.router.accepted == 60)
+    assert broker.counted("redispatched:undelivered") > 0
+    worker = broker.connect()
+    worker.say(ready)
+    heard: list[Message] = []
+    broker.until(lambda: len(worker.hear_into(heard)) > 20)
+    assert {m.command for m in heard[1:]} == {REQUEST}
+    assert broker.counted("delayed:queue_full") == 0
+
+
+def test_a_broker_that_leaves_first_gives_away_what_it_has_kept(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, worker = broker.client(), broker.worker()
+    flood(broker, client, worker)
+    heard: list[Message] = []
+    turn = broker.server._turn
+
+    def turn_and_read(limit: float) -> None:
+        turn(limit)
+        client.hear_into(heard, 3)
+
+    monkeypatch.setattr(broker.server, "_turn", turn_and_read)
+    for known in broker.router.clients.values():
+        known.drained = True
+    broker.server._drain()
+    assert not broker.server._backlog
+    broker.until(lambda: len(client.hear_into(heard)) == PARTS + 2)
+    assert sorted({m.command for m in heard}) == [DRAIN, PARTIAL, FINAL]
+
+
+FLOOD = """
+import sys
+from functools import partial
+from time import monotonic, sleep
+from broker.router import Router
+from broker.server import Endpoint, Server
+from mesh import transport
+transport.router_socket = partial(transport.router_socket, receive_limit=100)
+server = Server(Router(), [Endpoint("tcp://127.0.0.1:0")])
+link = transport.dealer_socket(server.endpoints[0])
+link.pump.send([[bytes(100)]] * 50_000)
+while not link.watch.up:
+    link.watch.drain()
+    server._turn(limit=0.01)
+sleep(0.2)
+link.close()
+sleep(1.2)
+until = monotonic() + 0.5
+while monotonic() < until:
+    server._turn(limit=0.01)
+print("alive", server.router.counters)
+"""
+
+
+def test_a_flood_that_ends_while_the_broker_is_held_up_does_not_end_the_broker(
+    process: Callable[..., Child],
+) -> None:
+    """libzmq would abort the process if it had to send a heartbeat then."""
+    assert process(sys.executable, "-c", FLOOD).wait(timeout=20.0) == 0
+
+
+# -------------------------------------------------------------------- forms of MDP
+
+
+def test_remembering_who_speaks_mdp_costs_each_peer_the_same(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is rebuilt when it has doubled, not for each peer beyond its size."""
+    monkeypatch.setattr(server, "MAX_FORMS", 50)
+    broker.server._prune_at = 50
+    rebuilt = 0
+
+    def arrive(number: int) -> bytes:
+        nonlocal rebuilt
+        peer = b"\0%d" % number
+        before = broker.server._forms
+        broker.server._first_of_mdp(peer, [peer, b"", b"MDPC01", b"echo", b"body"])
+        rebuilt += broker.server._forms is not before
+        return peer
+
+    for number in range(1000):
+        peer = arrive(number)
+        broker.router.clients[peer] = Client(peer, mdp.MDP01, 0.0)
+    assert len(broker.server._forms) == 1000
+    assert 0 < rebuilt < 10
+    broker.router.clients.clear()
+    for number in range(1000, 3000):
+        arrive(number)
+    assert len(broker.server._forms) < 1000
+
+
+def test_an_error_is_no_message_of_mdp(broker: Broker) -> None:
+    link = broker.connect().link
+    link.pump.send([[b"", b"MDPC01", b"nobody", b"x"]])
+    broker.until(lambda: broker.router.accepted == 1)
+    peer = next(iter(broker.router.clients))
+    broker.router.send(peer, Message(ERROR, sequence=1))
+    broker.until(lambda: broker.counted("mdp:unanswered") == 1)
+    assert broker.counted("dropped:inexpressible") == 0
