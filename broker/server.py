@@ -181,11 +181,11 @@ class Server:
             watch = port.watch
             pump = port.pump
             watch.drain()
-            messages = pump.receive(RECEIVE_BUDGET)
-            if messages:
+            found = pump.read(RECEIVE_BUDGET)
+            if found:
                 busy = True
-                self._receive(port, messages, now)
-            port.guard.after(messages, now)
+                self._receive(port, found, now)
+            port.guard.after(found, now)
             if pump.drained:
                 for peer in watch.departed(pump):
                     self._forms.pop(port.prefix + peer, None)
@@ -197,11 +197,11 @@ class Server:
         if not busy:
             self._wait(limit)
         elif self._spin and len(ports) == 1:
-            messages = ports[0].pump.spin(RECEIVE_BUDGET, self._spin)
-            if messages:
+            found = ports[0].pump.read(RECEIVE_BUDGET, self._spin)
+            if found:
                 now = monotonic()
-                self._receive(ports[0], messages, now)
-                ports[0].guard.after(messages, now)
+                self._receive(ports[0], found, now)
+                ports[0].guard.after(found, now)
                 self._flush(now)
 
     def _wait(self, limit: float) -> None:
@@ -220,33 +220,43 @@ class Server:
 
     # ---------------------------------------------------------------- in
 
-    def _receive(self, port: _Port, messages: list[list[Body]], now: float) -> None:
-        receive = self.router.receive
-        decode = native.decode
+    def _receive(
+        self, port: _Port, found: list[tuple[bytes, Message | list[Body]]], now: float
+    ) -> None:
+        router = self.router
         forms = self._forms
         prefix = port.prefix
         refused = port.refused
-        for frames in messages:
-            peer: bytes = frames[0]  # type: ignore[assignment]
-            if prefix:
-                peer = prefix + peer
-            try:
-                if forms and peer in forms:
-                    message = self._decode_mdp(forms[peer], frames)
-                else:
-                    message = decode(frames, 1)
-                    if not message.sequence and message.command == REQUEST:
-                        self.router.count("dropped:no_request_id")
-                        continue
-            except ProtocolError:
-                first = self._first_of_mdp(peer, frames)
-                if first is None:
+        for name, received in found:
+            peer = prefix + name if prefix else name
+            if type(received) is Message and not (forms and peer in forms):
+                message = received
+                if message.command == REQUEST and not message.sequence:
+                    router.count("dropped:no_request_id")
                     continue
-                message = first
+            else:
+                translated = self._receive_mdp(peer, name, received)
+                if translated is None:
+                    continue
+                message = translated
             if refused and message.command in refused:
-                self.router.count("dropped:wrong_endpoint")
+                router.count("dropped:wrong_endpoint")
                 continue
-            receive(peer, message, now)
+            router.receive(peer, message, now)
+
+    def _receive_mdp(
+        self, peer: bytes, name: bytes, received: Message | list[Body]
+    ) -> Message | None:
+        """What a peer that speaks MDP sent, or may begin to speak it with; None if invalid."""
+        if isinstance(received, Message):
+            frames: list[Body] = native.encode(received, name)  # native, from a peer of MDP
+        else:
+            frames = received
+        form = self._forms.get(peer)
+        if form is not None:
+            with contextlib.suppress(ProtocolError):
+                return self._decode_mdp(form, frames)
+        return self._first_of_mdp(peer, frames)
 
     def _first_of_mdp(self, peer: bytes, frames: list[Body]) -> Message | None:
         """What a peer not yet known to speak MDP sent that is not native; None if invalid."""
@@ -296,6 +306,12 @@ class Server:
 
     def _send(self, out: list[tuple[bytes, Message]]) -> list[tuple[bytes, Message]]:
         """Send what the router gave out; returns what could not be sent and is not kept."""
+        if not self._forms and not self._backlog and len(self._ports) == 1:
+            unsent: list[tuple[bytes, Message]] = []
+            for index, error in self._ports[0].pump.write(out):
+                peer, message = out[index]
+                self._refused(out[index], native.encode(message, peer), error, unsent)
+            return unsent
         encode = native.encode
         forms = self._forms
         ports = self._ports

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from typing import TypeAlias
 
 from mesh import transport
 from mesh.client.core import ClientCore
-from mesh.errors import ProtocolError
-from mesh.protocol import native
 from mesh.protocol.messages import Body, Message
 
 RECEIVE_BUDGET = 512
 LINGER = 0.2
+
+Entry: TypeAlias = tuple[int, Message]
 
 
 class Wire:
@@ -34,7 +35,7 @@ class Wire:
         self.on_open: Callable[[list[int]], None] = _ignore
         self.on_close: Callable[[list[int]], None] = _ignore
         self._links: dict[int, transport.Link] = {}
-        self._held_back: dict[int, list[tuple[list[Body], Message]]] = {}
+        self._held_back: dict[int, list[Entry]] = {}
 
     def turn(self, rounds: int = 8) -> bool:
         """Receive, let time pass, send, until nothing moves; True if `rounds` were not enough."""
@@ -53,9 +54,9 @@ class Wire:
         if len(self._links) != 1:
             return False
         ((number, link),) = self._links.items()
-        messages = link.pump.spin(RECEIVE_BUDGET, duration)
-        self._feed(number, messages, self.clock())
-        return bool(messages)
+        found = link.pump.read(RECEIVE_BUDGET, duration)
+        self._feed(number, found, self.clock())
+        return bool(found)
 
     def descriptors(self) -> list[int]:
         """What to wait for, besides the core's next deadline."""
@@ -78,9 +79,9 @@ class Wire:
                 self._held_back[number] = []
                 self.core.connected(number, now)
             pump = link.pump
-            messages = pump.receive(RECEIVE_BUDGET)
-            if messages:
-                self._feed(number, messages, now)
+            found = pump.read(RECEIVE_BUDGET)
+            if found:
+                self._feed(number, found, now)
             # The end of a connection can be reported before all that it delivered has been read.
             if not pump.drained:
                 unread = True
@@ -91,17 +92,16 @@ class Wire:
                 self._close(number, 0.0)
         return unread
 
-    def _feed(self, number: int, messages: list[list[Body]], now: float) -> None:
-        receive = self.core.receive
-        decode = native.decode
-        for frames in messages:
-            try:
-                message = decode(frames)
-            except ProtocolError:
-                counters = self.core.counters
-                counters["dropped:malformed"] = counters.get("dropped:malformed", 0) + 1
+    def _feed(
+        self, number: int, found: list[tuple[bytes, Message | list[Body]]], now: float
+    ) -> None:
+        core = self.core
+        for _, message in found:
+            if type(message) is Message:
+                core.receive(number, message, now)
             else:
-                receive(number, message, now)
+                counters = core.counters
+                counters["dropped:malformed"] = counters.get("dropped:malformed", 0) + 1
 
     # ---------------------------------------------------------------- out
 
@@ -109,16 +109,17 @@ class Wire:
         core = self.core
         out = core.take()
         sent = bool(out)
-        if out and not self._sent_at_once(out):
-            grouped: dict[int, list[Message]] = {}
-            for number, message in out:
-                group = grouped.get(number)
-                if group is None:
-                    grouped[number] = [message]
-                else:
-                    group.append(message)
-            for number, group in grouped.items():
-                self._send_over(number, group, now)
+        if out:
+            number = out[0][0]
+            # The common case: one link, and all is for it.
+            if len(self._links) == 1 and all([entry[0] == number for entry in out]):
+                self._send_over(number, out, now)
+            else:
+                grouped: dict[int, list[Entry]] = {}
+                for entry in out:
+                    grouped.setdefault(entry[0], []).append(entry)
+                for number, group in grouped.items():
+                    self._send_over(number, group, now)
         for number, waiting in list(self._held_back.items()):
             if waiting:
                 self._held_back[number] = []
@@ -131,41 +132,23 @@ class Wire:
             sent = True
         return sent
 
-    def _sent_at_once(self, out: list[tuple[int, Message]]) -> bool:
-        """Send `out` the short way, if there is one link and all is for it: the common case."""
-        if len(self._links) != 1:
-            return False
-        ((only, link),) = self._links.items()
-        if self._held_back.get(only):
-            return False
-        encode = native.encode
-        frames = [encode(message) for number, message in out if number == only]
-        if len(frames) != len(out):
-            return False
-        failed = link.pump.send(frames)
-        if failed:
-            waiting = self._held_back.setdefault(only, [])
-            waiting += [(frames[index], out[index][1]) for index, _ in failed]
-        return True
-
-    def _send_over(self, number: int, group: list[Message], now: float) -> None:
+    def _send_over(self, number: int, entries: list[Entry], now: float) -> None:
         if number not in self._links:
-            for message in group:
+            for _, message in entries:
                 self.core.undelivered(number, message, now)
             return
-        frames = [(native.encode(message), message) for message in group]
         waiting = self._held_back.get(number)
         if waiting:
-            waiting += frames
+            waiting += entries
         else:
-            self._push(number, frames)
+            self._push(number, entries)
 
-    def _push(self, number: int, frames: list[tuple[list[Body], Message]]) -> None:
-        failed = self._links[number].pump.send([entry[0] for entry in frames])
+    def _push(self, number: int, entries: list[Entry]) -> None:
+        failed = self._links[number].pump.write(entries)
         if failed:
             # The socket's queue is full. Order must be kept, so the rest waits here, with the core
             # still free to learn that it never left.
-            self._held_back.setdefault(number, []).extend(frames[index] for index, _ in failed)
+            self._held_back.setdefault(number, []).extend([entries[index] for index, _ in failed])
 
     # ---------------------------------------------------------------- links
 

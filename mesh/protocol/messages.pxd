@@ -12,3 +12,6 @@ cdef class Message:
     cdef public bytes service
     cdef public bytes method
     cdef public object frames
+
+
+cpdef Message make(int command, int flags, int priority, int code, object tag, double timeout, long long credit, object incarnation, object sequence, bytes service, bytes method, object frames)

@@ -155,3 +155,34 @@ class Message:
             if name != "command" and value:
                 shown.append(f"{name}={value!r}")
         return f"{NAMES.get(self.command, self.command)}({', '.join(shown)})"
+
+
+def make(
+    command: int,
+    flags: int,
+    priority: int,
+    code: int,
+    tag: int,
+    timeout: float,
+    credit: int,
+    incarnation: int,
+    sequence: int,
+    service: bytes,
+    method: bytes,
+    frames: Sequence[Body],
+) -> Message:
+    """`Message` with every field given, for hot paths: a compiled class is slow to `__init__`."""
+    message = Message.__new__(Message)
+    message.command = command
+    message.flags = flags
+    message.priority = priority
+    message.code = code
+    message.tag = tag
+    message.timeout = timeout
+    message.credit = credit
+    message.incarnation = incarnation
+    message.sequence = sequence
+    message.service = service
+    message.method = method
+    message.frames = frames
+    return message

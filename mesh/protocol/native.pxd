@@ -1,6 +1,6 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
 import cython
-from mesh.protocol.messages cimport Message
+from mesh.protocol.messages cimport Message, make
 
 cdef object _pack
 cdef object _unpack

@@ -9,7 +9,16 @@ import struct
 from collections.abc import Sequence
 
 from mesh.errors import ProtocolError
-from mesh.protocol.messages import END, MAX_NAME, NO_FRAMES, PRIORITIES, RAW, Body, Message
+from mesh.protocol.messages import (
+    END,
+    MAX_NAME,
+    NO_FRAMES,
+    PRIORITIES,
+    RAW,
+    Body,
+    Message,
+    make,
+)
 
 MAGIC = 0xE5
 VERSION = 1
@@ -107,7 +116,7 @@ def decode(frames: Sequence[Body], start: int = 0) -> Message:
     body_frames = count - start - 1
     if body_frames > 2 and (not flags & RAW or body_frames > MAX_FRAMES):
         raise ProtocolError(f"{body_frames} body frames")
-    return Message(
+    return make(
         command,
         flags,
         priority,

@@ -18,12 +18,13 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
-from mesh.errors import ConfigError, ProtocolError
-from mesh.protocol import native
-from mesh.protocol.messages import Body
+from mesh.errors import ConfigError
+from mesh.protocol.messages import Body, Message
 from mesh.service.declare import Service
 from mesh.service.dispatch import Dispatcher
 from mesh.service.invoke import Outcome, apply
@@ -51,7 +52,7 @@ class Channel:
         self.link = link
         self.pump = link.pump
         self.watch = link.watch
-        self.backlog: list[list[Body]] = []
+        self.backlog: list[tuple[int, Message]] = []
 
 
 class Runtime:
@@ -96,6 +97,7 @@ class Runtime:
         self._stopped = threading.Event()
         self._stop_lock = threading.Lock()
         self._shut_down = False
+        self._broken = False
         self._thread = threading.Thread(
             target=self._work, name=f"mesh-{service.name}-io", daemon=True
         )
@@ -129,19 +131,25 @@ class Runtime:
         """What was dropped, refused or lost, by reason, since the start."""
         return dict(self._core.counters)
 
-    def set_lane(self, name: str, capacity: int) -> None:
-        """Serve `capacity` requests at a time in lane `name` from now on; 0 gives it up."""
-        self._command(lambda now: self._core.set_lane(name, capacity, now))
+    def set_lane(self, name: str, capacity: int, epoch: int = 0) -> None:
+        """Serve `capacity` requests at a time in lane `name` from now on; 0 gives it up.
+
+        With `epoch` the lane is claimed: brokers let only the newest claim serve it.
+        """
+        self._command(lambda now: self._core.set_lane(name, capacity, now, epoch))
 
     def stop(self, timeout: float = DRAIN_TTL) -> bool:
         """Take no new work, finish what is in hand, leave, run the shut-down hooks.
 
-        After `timeout` seconds it leaves what still runs. True if everything was finished.
+        After `timeout` seconds it leaves what still runs. True if everything was finished; False
+        also if the I/O thread had ended with an error.
         """
         with self._stop_lock:
+            if self._thread.ident is None:  # never started: there is nothing to wait for
+                self._stopped.set()
             self._command(self._core.drain)
-            finished = self._stopped.wait(timeout)
-            if not finished:
+            finished = self._stopped.wait(timeout) and not self._broken
+            if not self._stopped.is_set():
                 self._command(self._core.leave)
                 self._stopped.wait(LEAVE_TTL)
             if not self._shut_down:
@@ -195,6 +203,7 @@ class Runtime:
                 if not self._turn(now, self._receive(now)):
                     self._wait()
         except BaseException:
+            self._broken = True
             log.critical("the I/O thread of %s ended", self.service.name, exc_info=True)
         finally:
             for channel in self._channels.values():
@@ -222,30 +231,28 @@ class Runtime:
         for channel in list(self._channels.values()):
             watch = channel.watch
             watch.drain()
-            messages = channel.pump.receive(LIMIT)
-            if messages:
+            found = channel.pump.read(LIMIT)
+            if found:
                 active = True
-                self._feed(channel, messages, now)
+                self._feed(channel, found, now)
             if watch.lost and channel.pump.drained:
                 log.debug("%s: %s", channel.link.endpoint, watch.lost)
                 self._core.lost(channel.number, now)
                 active = True
         return active
 
-    def _feed(self, channel: Channel, messages: list[list[Body]], now: float) -> None:
+    def _feed(
+        self, channel: Channel, found: list[tuple[bytes, Message | list[Body]]], now: float
+    ) -> None:
         self._spun = False
         receive = self._core.receive
         number = channel.number
-        for frames in messages:
-            try:
-                message = native.decode(frames)
-            except ProtocolError as error:
-                log.debug("%s sent an invalid message: %s", channel.link.endpoint, error)
-                self._core.counters["dropped:invalid"] = (
-                    self._core.counters.get("dropped:invalid", 0) + 1
-                )
-                continue
-            receive(number, message, now)
+        for _, message in found:
+            if type(message) is Message:
+                receive(number, message, now)
+            else:
+                counters = self._core.counters
+                counters["dropped:malformed"] = counters.get("dropped:malformed", 0) + 1
 
     def _send(self, now: float) -> bool:
         """Open links, send everything, close links; whether there was anything to do."""
@@ -254,23 +261,16 @@ class Runtime:
         messages = core.take()
         for channel in self._channels.values():
             if channel.backlog:
-                frames, channel.backlog = channel.backlog, []
-                self._send_frames(channel, frames)
+                waiting, channel.backlog = channel.backlog, []
+                self._push(channel, waiting)
         if not actions and not messages:
             return False
         for number, endpoint in actions:
             if endpoint is not None:
                 self._open(number, endpoint, now)
         if messages:
-            encode = native.encode
-            last = messages[0][0]
-            outgoing: list[list[Body]] = []
-            for number, message in messages:
-                if number != last:
-                    self._send_to(last, outgoing)
-                    last, outgoing = number, []
-                outgoing.append(encode(message))
-            self._send_to(last, outgoing)
+            for number, group in groupby(messages, itemgetter(0)):
+                self._send_to(number, list(group))
         for number, endpoint in actions:
             if endpoint is None and number in self._channels:
                 self._channels.pop(number).link.close(FLUSH_TTL)
@@ -279,19 +279,19 @@ class Runtime:
             self._report()
         return True
 
-    def _send_to(self, number: int, outgoing: list[list[Body]]) -> None:
+    def _send_to(self, number: int, entries: list[tuple[int, Message]]) -> None:
         channel = self._channels.get(number)
         if channel is None:
             return
         if channel.backlog:
-            channel.backlog += outgoing
+            channel.backlog += entries
         else:
-            self._send_frames(channel, outgoing)
+            self._push(channel, entries)
 
-    def _send_frames(self, channel: Channel, outgoing: list[list[Body]]) -> None:
-        failed = channel.pump.send(outgoing)
+    def _push(self, channel: Channel, entries: list[tuple[int, Message]]) -> None:
+        failed = channel.pump.write(entries)
         if failed:
-            channel.backlog = [outgoing[index] for index, _ in failed]
+            channel.backlog = [entries[index] for index, _ in failed]
 
     def _open(self, number: int, endpoint: str, now: float) -> None:
         try:
@@ -320,10 +320,10 @@ class Runtime:
         if not self._spun and self.service.spin and len(channels) == 1 and not self._core.in_hand:
             self._spun = True
             channel = next(iter(channels.values()))
-            messages = channel.pump.spin(LIMIT, SPIN)
-            if messages:
+            found = channel.pump.read(LIMIT, SPIN)
+            if found:
                 now = time.monotonic()
-                self._feed(channel, messages, now)
+                self._feed(channel, found, now)
                 self._turn(now, True)
                 return
         self._sleeping = True

@@ -13,9 +13,10 @@ import math
 import socket as net
 import struct
 from collections.abc import Sequence
+from typing import cast
 
 from mesh.transport.monitor import Connection, PeerWatch
-from mesh.transport.pump import Body, Pump
+from mesh.transport.pump import Pump
 
 SUPPORTED = hasattr(net, "TCP_INFO")
 DEFAULT_LIMIT = 128 * 1024 * 1024
@@ -73,7 +74,7 @@ class ByteGuard:
         self._over_since: dict[int, float] = {}
         self._drained = False
 
-    def after(self, messages: Sequence[Sequence[Body]], now: float) -> None:
+    def after(self, messages: Sequence[Sequence[object]], now: float) -> None:
         """Take note of received messages, and look at the connections when it is time."""
         if self._suspects:
             self._clear(messages)
@@ -85,10 +86,10 @@ class ByteGuard:
         if now >= self.next_at:
             self._look(now)
 
-    def _clear(self, messages: Sequence[Sequence[Body]]) -> None:
+    def _clear(self, messages: Sequence[Sequence[object]]) -> None:
         sources = self._pump.sources
         for message in messages:
-            connection = self._suspects.pop(sources.get(bytes(message[0]), -1), None)
+            connection = self._suspects.pop(sources.get(cast("bytes", message[0]), -1), None)
             if connection is not None:
                 connection.baseline = connection.received
 

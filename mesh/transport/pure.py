@@ -19,6 +19,10 @@ from typing import Protocol, TypeAlias, cast
 
 import zmq
 
+from mesh.errors import ProtocolError
+from mesh.protocol import native
+from mesh.protocol.messages import Message
+
 # Frames from here on stay in libzmq's memory: handing them over beats copying them.
 LARGE = 64 * 1024
 # A message with more frames than this is read to its end and dropped.
@@ -113,6 +117,36 @@ class Pump:
             else:
                 messages.append(frames)
         return messages
+
+    def read(self, limit: int, spin: float = 0.0) -> list[tuple[bytes, Message | list[Body]]]:
+        """As `receive`, with every native message decoded: `(peer, message)`.
+
+        `peer` is the routing id, empty for other sockets than a ROUTER. What is not a native
+        message comes as its frames. With `spin`, it keeps trying for up to so many seconds until
+        the first one: it gives up the processor between tries but never sleeps.
+        """
+        frames = self.spin(limit, spin) if spin > 0.0 else self.receive(limit)
+        start = int(self._router)
+        found: list[tuple[bytes, Message | list[Body]]] = []
+        for received in frames:
+            peer = cast("bytes", received[0]) if start else b""
+            try:
+                found.append((peer, native.decode(received, start)))
+            except ProtocolError:
+                found.append((peer, received))
+        return found
+
+    def write(self, entries: Sequence[tuple[bytes | int, Message]]) -> list[tuple[int, int]]:
+        """Encode and send the messages of `(peer, message)`, as `send` does.
+
+        For other sockets than a ROUTER the first of each pair does not matter.
+        """
+        return self.send(
+            [
+                native.encode(message, cast("bytes", peer) if self._router else None)
+                for peer, message in entries
+            ]
+        )
 
     def _trace(self, frame: zmq.Frame) -> None:
         """Note the connection that a peer's message came by, if it is not known."""

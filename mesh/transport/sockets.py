@@ -173,7 +173,7 @@ def dealer_socket(
     heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
     connect_timeout: float = 5.0,
     send_limit: int = 100_000,
-    receive_limit: int = 100_000,
+    receive_limit: int = 0,
     max_frame: int = MAX_MESSAGE,
     immediate: bool = False,
 ) -> Link:

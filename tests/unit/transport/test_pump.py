@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +15,9 @@ from collections.abc import Callable
 import pytest
 import zmq
 
+from mesh.errors import ProtocolError
+from mesh.protocol import native
+from mesh.protocol.messages import CAPACITY, ERROR, FINAL, HEARTBEAT, RAW, REQUEST, Message
 from mesh.transport import LARGE, MAX_FRAMES, Bound, Link, Pump, context, pump, pure
 from tests.unit.transport.wire import collect, plain, until
 
@@ -428,3 +432,129 @@ def test_the_pump_in_use_is_the_compiled_one_or_says_why_not() -> None:
 def test_both_pumps_agree_on_their_limits() -> None:
     compiled = pytest.importorskip("mesh.transport._pump", exc_type=ImportError)
     assert (compiled.LARGE, compiled.MAX_FRAMES) == (pure.LARGE, pure.MAX_FRAMES)
+
+
+# ---------------------------------------------------------------- whole messages of the protocol
+
+NATIVE = [
+    Message(HEARTBEAT),
+    Message(CAPACITY, credit=0xFFFFFFFF, sequence=2**64 - 1, service=b"s" * 200, method=b""),
+    Message(REQUEST, 1, 2, 0, 7, 30.0, 3, 2**64 - 1, 9, b"shop", b"buy", [b"body"]),
+    Message(REQUEST, 0, 0, 0, 8, 1e-6, 0, 1, 10, b"shop", b"sell", [b"body", b"metadata"]),
+    Message(FINAL, RAW, 0, 0, 2**64 - 1, 0.0, 0, 1, 2, frames=[b"%d" % n for n in range(1000)]),
+    Message(FINAL, tag=4, sequence=5, frames=[b"x" * LARGE]),
+    Message(ERROR, 16, 3, 255, 1, 2.0, 0, 1, 2, frames=[b""]),
+]
+
+
+def read(pump: Pump, count: int) -> list[tuple[bytes, object]]:
+    found: list[tuple[bytes, object]] = []
+    until(lambda: len(found) >= count, lambda: (pump.wait(0.1), found.extend(pump.read(100))))
+    return found
+
+
+def test_messages_are_read_as_the_codec_decodes_them(
+    address: str, listen: Listen, dial: Dial
+) -> None:
+    router = listen(address)
+    dealer = dial(router)
+    assert dealer.pump.write([(0, message) for message in NATIVE]) == []
+    found = read(router.pump, len(NATIVE))
+    assert [message for _, message in found] == NATIVE
+    assert len({peer for peer, _ in found}) == 1
+    entries = [(peer, message) for peer, message in found if isinstance(message, Message)]
+    assert router.pump.write(entries) == []
+    assert read(dealer.pump, len(NATIVE)) == [(b"", message) for message in NATIVE]
+
+
+def test_messages_are_written_as_the_codec_encodes_them(listen: Listen, dial: Dial) -> None:
+    router = listen()
+    dealer = dial(router)
+    assert dealer.pump.write([(0, message) for message in NATIVE]) == []
+    received = plain(collect(router.pump, len(NATIVE)))
+    assert [frames[1:] for frames in received] == [native.encode(message) for message in NATIVE]
+
+
+HEADER = bytes(native.encode(NATIVE[2])[0])
+STRANGE = [
+    [b""],
+    [b"", b"MDPC01", b"echo", b"body"],
+    [HEADER[:39]],
+    [HEADER + b"x", b"body"],
+    [b"\xe4" + HEADER[1:]],
+    [HEADER[:1] + b"\x02" + HEADER[2:]],
+    [HEADER[:2] + b"\0" + HEADER[3:]],
+    [HEADER[:2] + b"\x10" + HEADER[3:]],
+    [HEADER[:4] + b"\x04" + HEADER[5:]],
+    [HEADER[:6] + b"\0\x07" + HEADER[8:]],
+    [HEADER[:6] + b"\xc9\0" + HEADER[8:40] + b"x" * 201],
+    [HEADER, b"one", b"two", b"three"],
+    [bytes(native.encode(NATIVE[4])[0]), *[b"x"] * 1001],
+    [b"\xe5" * LARGE],
+]
+
+
+@pytest.mark.parametrize("frames", STRANGE, ids=range(len(STRANGE)))
+def test_what_is_no_native_message_comes_as_its_frames(
+    frames: list[bytes], listen: Listen, dial: Dial
+) -> None:
+    with pytest.raises(ProtocolError):
+        native.decode(frames)
+    router = listen()
+    dealer = dial(router)
+    assert dealer.pump.send([frames, native.encode(NATIVE[0])]) == []
+    (peer, strange), (_, beat) = read(router.pump, 2)
+    assert isinstance(strange, list)
+    assert plain([strange]) == [[peer, *frames]]
+    assert beat == NATIVE[0]
+
+
+def test_too_many_frames_are_dropped_while_reading_messages(listen: Listen, dial: Dial) -> None:
+    router = listen()
+    dealer = dial(router)
+    raw = bytes(native.encode(NATIVE[4])[0])
+    dealer.pump.send([[raw, *[b"x"] * MAX_FRAMES], [b"y"] * (MAX_FRAMES + 1)])
+    dealer.pump.write([(0, NATIVE[0])])
+    assert [message for _, message in read(router.pump, 1)] == [NATIVE[0]]
+    assert router.pump.dropped_oversize == 2
+
+
+def test_reading_may_spin_until_the_first_message(listen: Listen, dial: Dial) -> None:
+    router = listen()
+    dealer = dial(router)
+    begun = time.monotonic()
+    assert router.pump.read(10, 0.02) == []
+    assert time.monotonic() - begun >= 0.02
+    assert router.pump.drained
+    later = threading.Timer(0.02, dealer.pump.write, ([(0, NATIVE[0])],))
+    later.start()
+    assert [message for _, message in router.pump.read(10, 10.0)] == [NATIVE[0]]
+    later.join()
+
+
+def test_a_message_that_fits_into_no_header_is_not_sent_in_part(listen: Listen, dial: Dial) -> None:
+    router = listen()
+    dealer = dial(router)
+    for wrong in (
+        Message(REQUEST, credit=2**32),
+        Message(REQUEST, credit=-1),
+        Message(256),
+        Message(REQUEST, tag=2**64),
+        Message(REQUEST, sequence=-1),
+        Message(REQUEST, service=b"x" * 256),
+    ):
+        with pytest.raises((ValueError, OverflowError, struct.error)):
+            dealer.pump.write([(0, wrong)])
+    assert dealer.pump.write([(0, NATIVE[0])]) == []
+    assert [message for _, message in read(router.pump, 1)] == [NATIVE[0]]
+
+
+def test_writing_tells_which_messages_no_peer_took(listen: Listen, dial: Dial) -> None:
+    router = listen()
+    dealer = dial(router)
+    dealer.pump.write([(0, NATIVE[0])])
+    [(peer, _)] = read(router.pump, 1)
+    stranger = b"\0none"
+    entries = [(stranger, NATIVE[2]), (peer, NATIVE[3]), (stranger, NATIVE[0])]
+    assert router.pump.write(entries) == [(0, errno.EHOSTUNREACH), (2, errno.EHOSTUNREACH)]
+    assert read(dealer.pump, 1) == [(b"", NATIVE[3])]
