@@ -255,7 +255,12 @@ class AsyncCaller:
         frame, source = base.pack(args, kwargs)
         if source is None:
             call = driver.begin(self._options, target, frame)
-            await driver.ended(call)
+            if call.state != ENDED:
+                try:
+                    await driver.ended(call)
+                except BaseException:
+                    driver.cancel(call)
+                    raise
         else:
             flags = base.stream_flags(source, reading=False)
             call = driver.begin(self._options, target, frame, flags)
@@ -338,7 +343,8 @@ class AsyncCaller:
                 if isinstance(part, CallError):
                     found += [part] * count
                 else:
-                    await driver.ended(part)
+                    if part.state != ENDED:
+                        await driver.ended(part)
                     found += base.outcomes(part, count)
         except BaseException:
             for _, part in parts:

@@ -75,15 +75,10 @@ class LoopDriver:
             self.loop.call_soon(self._turn)
         return call
 
-    async def ended(self, call: Call) -> None:
-        """Wait until the call has ended; if the task is cancelled, so is the call."""
-        if call.state != ENDED:
-            call.handle = future = self.loop.create_future()
-            try:
-                await future
-            except BaseException:
-                self.cancel(call)
-                raise
+    def ended(self, call: Call) -> asyncio.Future[None]:
+        """Done when the call, which has not ended, has. Who gives up waiting cancels the call."""
+        call.handle = future = self.loop.create_future()
+        return future
 
     def soon(self) -> None:
         """Send what the core has, at the end of this turn of the loop."""

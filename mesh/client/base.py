@@ -223,13 +223,13 @@ def begin(
         service,
         method,
         frames,
-        now=now,
-        expires_at=expires_at,
-        flags=flags,
-        priority=options.priority,
-        retries=options.retries,
-        idempotent=idempotent,
-        credit=options.credit,
+        now,
+        expires_at,
+        flags,
+        options.priority,
+        options.retries,
+        idempotent,
+        options.credit,
     )
 
 

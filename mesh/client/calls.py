@@ -9,7 +9,7 @@ from typing import Any
 
 from mesh.errors import CallError
 from mesh.protocol.messages import MAX_BODY, NO_FRAMES, Body, Message
-from mesh.resilience import Breaker, BreakerSettings
+from mesh.resilience.breaker import Breaker, BreakerSettings
 
 UNSENT, SENT, PAUSED, ENDED = range(4)
 

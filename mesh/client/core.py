@@ -56,8 +56,11 @@ from mesh.protocol.messages import (
     WELCOME,
     Body,
     Message,
+    make,
 )
-from mesh.resilience import Breaker, Random, RetryBudget, backoff
+from mesh.resilience.backoff import Random, backoff
+from mesh.resilience.breaker import Breaker
+from mesh.resilience.budget import RetryBudget
 
 __all__ = ["Call", "ClientCore", "ClientSettings"]
 
@@ -96,6 +99,10 @@ class ClientCore:
         self.bytes = 0
         self.closed = False
         self.budget = RetryBudget(now, ratio=settings.retry_ratio, rate=settings.retry_rate)
+        self._max_calls = settings.max_calls
+        self._max_bytes = settings.max_bytes
+        self._max_body = settings.max_body
+        self._max_timeout = settings.max_timeout
         self._rng = rng
         fields = {"capabilities": 0, "heartbeat": settings.heartbeat, **(hello or {})}
         greeting = Message(HELLO, incarnation=incarnation, frames=[payload.encode(fields)])
@@ -110,7 +117,6 @@ class ClientCore:
         self._last_sequence = 0
         self._news: list[Call] = []
         self._handlers: dict[int, Callable[[Link, Message, float], None]] = {
-            FINAL: self._on_final,
             PARTIAL: self._on_partial,
             ERROR: self._on_error,
             CREDIT: self._on_credit,
@@ -131,6 +137,9 @@ class ClientCore:
             return
         found.heard_at = now
         found.asked_at = math.inf
+        if message.command == FINAL:
+            self._on_final(found, message, now)
+            return
         handler = self._handlers.get(message.command)
         if handler is None:
             self._count("dropped:unexpected_command")
@@ -217,7 +226,6 @@ class ClientCore:
         service: bytes,
         method: bytes,
         frames: Sequence[Body],
-        *,
         now: float,
         expires_at: float,
         flags: int = 0,
@@ -241,14 +249,13 @@ class ClientCore:
         target = self._targets.get(service)
         if target is None:
             target = self._new_target(service, now)
-        settings = self.settings
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         if (
             self.closed
             or expires_at <= now
-            or len(self.calls) >= settings.max_calls
-            or self.bytes + size > settings.max_bytes
-            or size > settings.max_body
+            or len(self.calls) >= self._max_calls
+            or self.bytes + size > self._max_bytes
+            or size > self._max_body
         ):
             raise self._refusal(service, method, size, expires_at - now)
         ticket = target.breaker.allow(now)
@@ -257,8 +264,8 @@ class ClientCore:
             raise failures.circuit_open(service, method, target.breaker.open_until - now)
         self.budget.called()
         self._last_sequence = sequence = self._last_sequence + 1
-        if expires_at > now + settings.max_timeout:
-            expires_at = now + settings.max_timeout
+        if expires_at > now + self._max_timeout:
+            expires_at = now + self._max_timeout
         call = Call(
             sequence,
             target,
@@ -268,7 +275,7 @@ class ClientCore:
             flags,
             priority,
             expires_at,
-            settings.retries if retries is None else retries,
+            self.settings.retries if retries is None else retries,
             idempotent,
             ticket,
         )
@@ -366,7 +373,7 @@ class ClientCore:
         self._out.append(
             (
                 link.number,
-                Message(
+                make(
                     REQUEST,
                     flags,
                     call.priority,
