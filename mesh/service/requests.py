@@ -36,26 +36,35 @@ class MethodFacts(Protocol):
 
 
 class Lane:
-    """How many requests this worker wants to have in hand there, over all brokers."""
+    """How many requests this worker wants to have in hand there, over all brokers.
 
-    __slots__ = ("capacity", "in_hand", "name")
+    `epoch` is that of the claim to a lane which only one worker may serve; 0 without one.
+    """
+
+    __slots__ = ("capacity", "epoch", "in_hand", "name")
 
     def __init__(self, name: str, capacity: int) -> None:
         self.name = name
         self.capacity = capacity
+        self.epoch = 0
         self.in_hand = 0
 
 
 class Entry:
-    """A method in this session. `waiting` are requests that its own limit holds back."""
+    """A method in this session. `waiting` are requests that its own limit holds back.
 
-    __slots__ = ("lane", "limit", "method", "running", "timers", "waiting")
+    `streams` says that at least one direction is a stream.
+    """
+
+    __slots__ = ("lane", "limit", "method", "running", "streams", "timeout", "timers", "waiting")
 
     def __init__(self, method: MethodFacts, lane: Lane) -> None:
         self.method = method
         self.lane = lane
         self.limit = method.concurrency or 0
         self.running = 0
+        self.streams = method.stream or method.takes_stream
+        self.timeout = method.timeout
         self.waiting: deque[Request] = deque()
         self.timers: OrderedDict[Request, float] | None = (
             OrderedDict() if method.timeout is not None else None

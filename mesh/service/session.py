@@ -41,6 +41,7 @@ from mesh.protocol.messages import (
     WELCOME,
     Body,
     Message,
+    make,
 )
 from mesh.service.links import CONNECTING, LIVE, RETIRING, WAITING, Link
 from mesh.service.requests import (
@@ -59,6 +60,7 @@ MAX_ITEMS = 256
 MAX_PARTIAL = 64 * 1024
 UNLIMITED = 1 << 62
 REGISTER_TTL = 3.0
+MAX_TEXT = 1000
 
 
 class SessionCore:
@@ -104,12 +106,12 @@ class SessionCore:
         self._signals: list[tuple[int, Request]] = []
         self._link_actions: list[tuple[int, str | None]] = []
         self._on = {
-            REQUEST: self._on_request,
             CANCEL: self._on_cancel,
             CREDIT: self._on_credit,
             CHUNK: self._on_chunk,
             END: self._on_end,
             WELCOME: self._on_welcome,
+            CAPACITY: self._on_capacity,
             HEARTBEAT: self._on_heartbeat,
             DRAIN: self._on_drain,
             GOODBYE: self._on_goodbye,
@@ -139,6 +141,9 @@ class SessionCore:
             self._count("dropped:unknown_link")
             return
         known.heard_at = now
+        if message.command == REQUEST:
+            self._on_request(known, message, now)
+            return
         handler = self._on.get(message.command)
         if handler is None:
             self._count("dropped:unexpected_command")
@@ -242,10 +247,17 @@ class SessionCore:
                 self._send(link, Message(GOODBYE))
                 self._end_link(link, "left", now)
 
-    def set_lane(self, name: str, capacity: int, now: float) -> None:
-        """Serve `capacity` requests at a time in lane `name`; 0 gives the lane up."""
+    def set_lane(self, name: str, capacity: int, now: float, epoch: int = 0) -> None:
+        """Serve `capacity` requests at a time in lane `name`; 0 gives the lane up.
+
+        With `epoch` the lane is claimed: no worker with an older claim serves it any more.
+        """
         lane = self.lanes.setdefault(name, Lane(name, 0))
         lane.capacity = capacity
+        if epoch != lane.epoch:
+            lane.epoch = epoch
+            for link in self.links.values():
+                link.announced.pop(name, None)
         self._announce(now)
 
     # ---------------------------------------------------------------- what handlers produce
@@ -281,7 +293,7 @@ class SessionCore:
             self._out.append(
                 (
                     link.number,
-                    Message(
+                    make(
                         FINAL,
                         flags,
                         0,
@@ -291,7 +303,9 @@ class SessionCore:
                         0,
                         request.incarnation,
                         request.sequence,
-                        frames=frames,
+                        b"",
+                        b"",
+                        frames,
                     ),
                 )
             )
@@ -364,22 +378,21 @@ class SessionCore:
             self._count("refused:not_started")
             self._refuse(link, message, errors.NOT_STARTED, reason)
             return
-        method = entry.method
         flags = message.flags
-        if method.stream or method.takes_stream or flags & (STREAM | MORE):
-            reason = stream_mismatch(method, flags)
+        if entry.streams or flags & (STREAM | MORE):
+            reason = stream_mismatch(entry.method, flags)
             if reason:
                 self._refuse(link, message, errors.INVALID_ARGUMENT, reason)
                 return
         deadline = now + message.timeout if message.timeout else math.inf
         request = Request(message, link, entry, deadline)
-        if method.stream or method.takes_stream:
+        if entry.streams:
             request.flow = Flow(message.credit if flags & STREAM else UNLIMITED)
         link.requests[tag] = request
         lane.in_hand += 1
         timers = entry.timers
-        if timers is not None and method.timeout is not None:
-            timers[request] = at = now + method.timeout
+        if timers is not None and entry.timeout is not None:
+            timers[request] = at = now + entry.timeout
             if at < deadline:
                 request.deadline = at
         if entry.limit and entry.running >= entry.limit:
@@ -440,9 +453,22 @@ class SessionCore:
     def _on_heartbeat(self, link: Link, message: Message, now: float) -> None:
         pass  # every message is a sign of life; this one is nothing else
 
+    def _on_capacity(self, link: Link, message: Message, now: float) -> None:
+        """The broker has closed a lane: another worker claimed it with a newer epoch."""
+        lane = self.lanes.get(message.method.decode(errors="replace"))
+        if lane is None or message.credit:
+            self._count("dropped:unexpected_command")
+            return
+        if message.sequence > lane.epoch and lane.capacity:
+            self._count("closed:old_epoch")
+            lane.capacity = 0
+            link.announced[lane.name] = 0
+            self._announce(now)
+
     def _on_drain(self, link: Link, message: Message, now: float) -> None:
         if self.draining:
-            link.leave_at = now  # the answer to our own: nothing more is on its way
+            if message.credit:
+                link.leave_at = now  # the answer to our own: nothing more is on its way
         elif link.state == LIVE:
             link.state = RETIRING
             self._live -= 1
@@ -450,7 +476,7 @@ class SessionCore:
 
     def _on_goodbye(self, link: Link, message: Message, now: float) -> None:
         if message.code:
-            text = bytes(memoryview(message.body))[:200].decode(errors="replace")
+            text = bytes(memoryview(message.body))[:MAX_TEXT].decode(errors="replace")
             self.notices.append(
                 f"{link.endpoint} turned this worker away (code {message.code}) {text}".rstrip()
             )
@@ -477,6 +503,11 @@ class SessionCore:
                 lane.name: -(-lane.capacity // brokers)
                 for lane in self.lanes.values()
                 if lane.capacity
+            },
+            "epochs": {
+                lane.name: lane.epoch
+                for lane in self.lanes.values()
+                if lane.capacity and lane.epoch
             },
             "methods": {e.method.name: e.method.facts() for e in self.entries.values()},
         }
@@ -532,6 +563,7 @@ class SessionCore:
                             service=self.service,
                             method=lane.name.encode(),
                             credit=share,
+                            sequence=lane.epoch,
                         ),
                     )
 

@@ -75,8 +75,11 @@ class ThreadPool:
             name = f"{self._name}-{len(self._threads) + 1}"
             # Daemons: a handler that never returns must not keep the process from ending.
             thread = threading.Thread(target=self._work, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the system has no more threads; the next job tries again
             self._threads.append(thread)
-            thread.start()
 
     def _work(self) -> None:
         get = self._queue.get

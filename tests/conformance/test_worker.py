@@ -507,7 +507,8 @@ def test_stopping_finishes_first(
     worker.error(late, errors.NOT_STARTED, started=False)
     hand.release.set()
     assert worker.result(tag) == "released"
-    broker.send(worker.peer, DRAIN)  # it has read the worker's, and sends nothing new any more
+    # It has read the DRAIN of the worker, and sends nothing new any more.
+    broker.send(worker.peer, DRAIN, credit=1)
     broker.take(GOODBYE)
     stopping.join(PATIENCE)
     assert not stopping.is_alive()

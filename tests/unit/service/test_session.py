@@ -330,7 +330,9 @@ def test_drain_waits_for_what_is_in_hand_and_on_its_way() -> None:
     bench.core.finish(request, [b"\xc0"])
     assert bench.core.take()[0][1].command == FINAL
     assert not bench.core.done
-    assert bench.receive(Message(DRAIN)) == []  # the broker has heard
+    assert bench.receive(Message(DRAIN)) == []  # its own, on its way when ours was sent
+    assert bench.later(0.0) == []
+    assert bench.receive(Message(DRAIN, credit=1)) == []  # the broker has heard
     ((_, goodbye),) = bench.later(0.0)
     assert goodbye.command == GOODBYE
     assert bench.core.done
@@ -377,3 +379,32 @@ def test_reserved_or_unknown_messages_are_counted() -> None:
         "dropped:unknown_tag": 1,
         "dropped:unknown_link": 1,
     }
+
+
+def test_a_lane_is_claimed_with_its_epoch_and_closed_by_a_newer_claim() -> None:
+    bench = Bench(2)
+    first, second = bench.links
+    bench.core.set_lane("writer", 4, bench.now, epoch=7)
+    told = {link: (m.method, m.credit, m.sequence) for link, m in bench.core.take()}
+    assert told == {first: (b"writer", 2, 7), second: (b"writer", 2, 7)}
+    same = Message(CAPACITY, service=b"shop", method=b"writer", sequence=7)
+    assert bench.receive(same) == []
+    assert bench.core.lanes["writer"].capacity == 4
+    newer = Message(CAPACITY, service=b"shop", method=b"writer", sequence=8)
+    bench.core.receive(first, newer, bench.now)
+    ((link, given_up),) = bench.core.take()
+    assert (link, given_up.command, given_up.credit) == (second, CAPACITY, 0)
+    assert bench.core.counters["closed:old_epoch"] == 1
+    bench.core.set_lane("writer", 4, bench.now, epoch=9)
+    assert {m.sequence for _, m in bench.core.take()} == {9}
+
+
+def test_a_claim_is_part_of_the_registration() -> None:
+    bench = Bench()
+    bench.core.set_lane("writer", 4, bench.now, epoch=7)
+    bench.core.take()
+    bench.core.lost(bench.links[0], bench.now)
+    ready = [m for _, m in bench.later(1.0) if m.command == READY]
+    fields = payload.decode_map(ready[0].body)
+    assert fields["epochs"] == {"writer": 7}
+    assert fields["lanes"]["writer"] == 4
