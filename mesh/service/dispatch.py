@@ -6,6 +6,7 @@ outcomes back through `post`.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
 import time
@@ -67,6 +68,12 @@ class Dispatcher:
             else:
                 self._lanes[lane] = LaneThread(f"{name}-{lane or 'lane'}", execute, post)
         self._lifespan: AbstractAsyncContextManager[Any] | None = None
+
+    @property
+    def event_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop of the async handlers; None without any."""
+        has_any = any(method.kind == ASYNC for method in self._service.methods.values())
+        return self._loop.loop if has_any and isinstance(self._loop, LoopThread) else None
 
     # ---------------------------------------------------------------- life
 

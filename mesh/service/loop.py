@@ -49,6 +49,14 @@ T = TypeVar("T")
 BATCH_CONCURRENCY = 256
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs on this thread; None without one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 class Turn:
     """A runner's part in a client's batch, or at a group. `handle` is set if it suspends."""
 
@@ -109,7 +117,9 @@ class LoopRunner:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Run requests, and `(method, requests)` as one execution of a batch handler."""
         self._queue.extend(jobs)
-        if not self._scheduled:
+        if running_loop() is self.loop:
+            self._take_over()
+        elif not self._scheduled:
             self._scheduled = True
             self.loop.call_soon_threadsafe(self._take_over)
 

@@ -1,7 +1,9 @@
-"""A worker process at work: the I/O thread between the sockets, the session and the handlers.
+"""A worker process at work: between the sockets, the session and the handlers.
 
-The I/O thread only moves frames and heartbeats, plus what was declared inline. So a handler that
-blocks, or burns its processor, does not make its worker look dead.
+One thread drives: it moves frames and heartbeats, and runs what was declared inline. It is the I/O
+thread, or, for a service with async handlers, their event loop, with the I/O thread to stand in
+for it (`looped`). So a handler that blocks, or burns its processor, does not make its worker look
+dead.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from mesh.protocol.messages import Body, Message
 from mesh.service.declare import Service
 from mesh.service.dispatch import Dispatcher
 from mesh.service.invoke import Outcome, apply
+from mesh.service.looped import LoopDrive
 from mesh.service.session import SessionCore
 from mesh.transport import Link, Pump, dealer_socket, parse_endpoint
 
@@ -53,6 +56,14 @@ class Channel:
         self.pump = link.pump
         self.watch = link.watch
         self.backlog: list[tuple[int, Message]] = []
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What to watch; edge-triggered: after one fires, or anything was sent, look again."""
+        return int(self.link.socket.fileno()), self.watch.fileno()
+
+    def close(self) -> None:
+        """End the connection; what was sent before still leaves."""
+        self.link.close(FLUSH_TTL)
 
 
 class Runtime:
@@ -83,7 +94,7 @@ class Runtime:
             now=time.monotonic(),
         )
         self._dispatcher = Dispatcher(service, self._post)
-        self._channels: dict[int, Channel] = {}
+        self.channels: dict[int, Channel] = {}
         self._outbox: deque[Outcome] = deque()
         self._commands: deque[Callable[[float], None]] = deque()
         self._sleeping = False
@@ -98,6 +109,8 @@ class Runtime:
         self._stop_lock = threading.Lock()
         self._shut_down = False
         self._broken = False
+        loop = self._dispatcher.event_loop
+        self._drive = LoopDrive(self, loop) if loop is not None else None
         self._thread = threading.Thread(
             target=self._work, name=f"mesh-{service.name}-io", daemon=True
         )
@@ -179,36 +192,97 @@ class Runtime:
 
     def _command(self, command: Callable[[float], None]) -> None:
         self._commands.append(command)
-        if self._sleeping:
-            self._wake()
+        self._rouse()
 
     def _post(self, outcome: Outcome) -> None:
-        """Hand an outcome to the I/O thread. The first one wakes it, the following ride along."""
+        """Hand an outcome to who drives. The first one wakes it, the following ride along."""
         self._outbox.append(outcome)
-        if self._sleeping:
-            self._wake()
+        self._rouse()
 
-    def _wake(self) -> None:
+    def _rouse(self) -> None:
+        if self._sleeping:
+            self.wake()
+        elif self._drive is not None:
+            self._drive.soon()
+
+    def wake(self) -> None:
+        """End the `wait` of the I/O thread; from any thread."""
         self._sleeping = False
         # Full of wake-ups already, or closed: there is nobody left to wake.
         with suppress(OSError):
             self._wake_out.send(b"\0")
 
-    # ---------------------------------------------------------------- the I/O thread
+    # ---------------------------------------------------------------- for the thread that drives
 
     def _work(self) -> None:
         try:
-            while not self._core.done:
-                now = time.monotonic()
-                if not self._turn(now, self._receive(now)):
-                    self._wait()
+            if self._drive is not None:
+                self._drive.guard()
+            else:
+                while not self.done:
+                    if not self.step() and not self.spin():
+                        self.wait()
         except BaseException:
             self._broken = True
             log.critical("the I/O thread of %s ended", self.service.name, exc_info=True)
         finally:
-            for channel in self._channels.values():
-                channel.link.close(FLUSH_TTL)
+            for channel in self.channels.values():
+                channel.close()
             self._stopped.set()
+
+    @property
+    def done(self) -> bool:
+        """Whether the drain is over."""
+        return self._core.done
+
+    @property
+    def in_hand(self) -> int:
+        """Requests that have not ended."""
+        return self._core.in_hand
+
+    @property
+    def waiting(self) -> bool:
+        """Whether outcomes or commands wait for who drives."""
+        return bool(self._outbox or self._commands)
+
+    def count(self, reason: str) -> None:
+        """Count that something happened."""
+        counters = self._core.counters
+        counters[reason] = counters.get(reason, 0) + 1
+
+    def next_deadline(self) -> float:
+        """When `step` has something to do, even if nothing happens."""
+        if any([channel.backlog for channel in self.channels.values()]):
+            return time.monotonic() + RETRY_SEND
+        return min(self._core.next_deadline(), self._dispatcher.next_deadline())
+
+    def step(self) -> bool:
+        """Receive, act and send once; whether anything happened."""
+        now = time.monotonic()
+        return self._turn(now, self._receive(now))
+
+    def spin(self) -> bool:
+        """Keep trying to receive for a moment, if all is quiet after traffic."""
+        channels = self.channels
+        if self._spun or not self.service.spin or len(channels) != 1 or self._core.in_hand:
+            return False
+        self._spun = True
+        channel = next(iter(channels.values()))
+        found = channel.pump.read(LIMIT, SPIN)
+        if not found:
+            return False
+        now = time.monotonic()
+        self._feed(channel, found, now)
+        self._turn(now, True)
+        return True
+
+    def wait(self) -> None:
+        """Block until something happens or is due. Handlers' outcomes end it through `wake`."""
+        self._sleeping = True
+        if not self.waiting:
+            due = self.next_deadline() - time.monotonic()
+            self._block(min(LONGEST_WAIT, max(0.0, due)))
+        self._sleeping = False
 
     def _turn(self, now: float, active: bool) -> bool:
         """Let the session and the handlers act, and send; whether anything happened."""
@@ -228,7 +302,7 @@ class Runtime:
 
     def _receive(self, now: float) -> bool:
         active = False
-        for channel in list(self._channels.values()):
+        for channel in list(self.channels.values()):
             watch = channel.watch
             watch.drain()
             found = channel.pump.read(LIMIT)
@@ -251,15 +325,14 @@ class Runtime:
             if type(message) is Message:
                 receive(number, message, now)
             else:
-                counters = self._core.counters
-                counters["dropped:malformed"] = counters.get("dropped:malformed", 0) + 1
+                self.count("dropped:malformed")
 
     def _send(self, now: float) -> bool:
         """Open links, send everything, close links; whether there was anything to do."""
         core = self._core
         actions = core.take_links()
         messages = core.take()
-        for channel in self._channels.values():
+        for channel in self.channels.values():
             if channel.backlog:
                 waiting, channel.backlog = channel.backlog, []
                 self._push(channel, waiting)
@@ -272,15 +345,19 @@ class Runtime:
             for number, group in groupby(messages, itemgetter(0)):
                 self._send_to(number, list(group))
         for number, endpoint in actions:
-            if endpoint is None and number in self._channels:
-                self._channels.pop(number).link.close(FLUSH_TTL)
+            if endpoint is None and number in self.channels:
                 self._waiter = None
+                channel = self.channels.pop(number)
+                if self._drive is not None:
+                    self._drive.retire(channel)
+                else:
+                    channel.close()
         if actions or not self._ready.is_set():
             self._report()
         return True
 
     def _send_to(self, number: int, entries: list[tuple[int, Message]]) -> None:
-        channel = self._channels.get(number)
+        channel = self.channels.get(number)
         if channel is None:
             return
         if channel.backlog:
@@ -300,7 +377,7 @@ class Runtime:
             log.warning("%s", error)
             self._core.lost(number, now)
             return
-        self._channels[number] = channel
+        self.channels[number] = channel
         self._waiter = None
 
     def _report(self) -> None:
@@ -312,35 +389,12 @@ class Runtime:
                 log.warning("%s: %s", self.service.name, notice)
         self._core.notices.clear()
 
-    # ---------------------------------------------------------------- waiting
-
-    def _wait(self) -> None:
-        """Block until something happens or is due. Handlers' outcomes wake it through `_wake`."""
-        channels = self._channels
-        if not self._spun and self.service.spin and len(channels) == 1 and not self._core.in_hand:
-            self._spun = True
-            channel = next(iter(channels.values()))
-            found = channel.pump.read(LIMIT, SPIN)
-            if found:
-                now = time.monotonic()
-                self._feed(channel, found, now)
-                self._turn(now, True)
-                return
-        self._sleeping = True
-        if not self._outbox and not self._commands:
-            due = min(self._core.next_deadline(), self._dispatcher.next_deadline())
-            timeout = min(LONGEST_WAIT, max(0.0, due - time.monotonic()))
-            if any(channel.backlog for channel in channels.values()):
-                timeout = min(timeout, RETRY_SEND)
-            self._block(timeout)
-        self._sleeping = False
-
     def _block(self, timeout: float) -> None:
-        if not self._channels:
+        if not self.channels:
             select.select([self._wake_in], [], [], timeout)
         else:
             if self._waiter is None:
-                first, *others = self._channels.values()
+                first, *others = self.channels.values()
                 wake: list[Any] = [self._wake_in.fileno(), first.watch.socket]
                 for channel in others:
                     wake += [channel.link.socket, channel.watch.socket]

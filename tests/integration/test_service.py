@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -244,3 +246,41 @@ def test_serving_inside_a_process(broker: str) -> None:
         with connect(broker) as m:
             assert m.call(ping) == "pong"
     assert runtime.wait_stopped(0)
+
+
+def test_a_handler_that_blocks_the_loop_stops_neither_heartbeats_nor_other_threads(
+    broker: str,
+) -> None:
+    """Async handlers share their loop with the sockets; the guard drives while it is stuck."""
+    inside = Service("inside")
+    blocked = threading.Event()
+    release = threading.Event()
+
+    @inside.rpc
+    async def block() -> str:
+        blocked.set()
+        release.wait(30)  # what an async handler must never do
+        return "released"
+
+    @inside.rpc
+    def plain(number: int) -> int:
+        return number
+
+    @inside.rpc
+    async def quick() -> str:
+        return "quick"
+
+    with inside.start(broker) as runtime, connect(broker, timeout=15.0) as m:
+        assert runtime.wait_ready(5)
+        with ThreadPoolExecutor(1) as pool:
+            stuck = pool.submit(m.call, block)
+            assert blocked.wait(5)
+            begun = time.monotonic()
+            # Longer than a broker waits for the heartbeat of a worker before it is suspect.
+            while time.monotonic() < begun + 1.5:
+                assert m.call(plain, 7) == 7
+            assert runtime.counters["guard:took_over"] >= 1
+            release.set()
+            assert stuck.result(10) == "released"
+        assert m.call(quick) == "quick"
+        assert not [reason for reason in runtime.counters if reason.startswith("link:")]
