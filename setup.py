@@ -8,6 +8,8 @@ why.
 
 from __future__ import annotations
 
+import os
+
 from setuptools import Extension, setup
 
 PUMP = "mesh/transport/_pump.pyx"
@@ -55,4 +57,4 @@ def extensions() -> list[Extension]:
     return modules
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count() or 1}})

@@ -99,8 +99,11 @@ class Driver:
         """Connect anew in a forked child."""
         with self.lock:
             if self.stale:
-                self._waker.close()
+                if not self.closed:  # else its descriptors may be somebody else's by now
+                    self._waker.close()
                 self._start()
+                if self.closed:
+                    self.core.close(monotonic())
 
     def begin(self, options: Options, target: Any, frame: bytes, flags: int = 0) -> Call:
         """Begin a call; it leaves with the next `turn`, which `wait` makes."""

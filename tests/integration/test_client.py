@@ -387,6 +387,26 @@ def test_a_forked_child_gets_connections_of_its_own(endpoint: str) -> None:
         assert slow.result() == 0.5
 
 
+def test_a_client_that_was_closed_stays_closed_in_a_forked_child(endpoint: str) -> None:
+    mesh = connect(endpoint)
+    assert mesh.call("test.clerk.echo", 1) == 1
+    mesh.close()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            mesh.call("test.clerk.echo", 2)
+            os.write(writing, b"worked")
+        except Exception as error:
+            os.write(writing, type(error).__name__.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"Cancelled"
+    os.waitpid(child, 0)
+
+
 def test_without_spinning_it_works_the_same(endpoint: str) -> None:
     with connect(endpoint, spin=0.0) as mesh:
         assert [mesh.call("test.clerk.echo", n) for n in range(100)] == list(range(100))
