@@ -54,7 +54,7 @@ soak: $(STAMP)
 check: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy --strict mesh broker
+	$(PY) -m mypy --strict mesh broker workers
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix .

@@ -14,7 +14,15 @@ MeshError
     ├── BrokerLost          the broker's connection ended with the request in hand
     ├── CircuitOpen         refused locally by the breaker                  retry is safe, later
     ├── Unauthorized        not allowed
-    └── RemoteError         the handler raised; `kind`, `message`, `remote_traceback`
+    ├── RemoteError         the handler raised; `kind`, `message`, `remote_traceback`
+    └── StoreError          a store failed
+        ├── VersionConflict what is stored is not what the caller expected
+        ├── QuotaExceeded   a limit of what may be kept is reached          retry is safe, later
+        ├── DataCorrupted   what is on disk is not what was written
+        ├── StoreFull       the disk or the store's size limit is reached   retry is safe, later
+        ├── StoreBusy       no writer at this moment                        retry is safe
+        ├── KeyReused       an idempotency key came back with another request
+        └── OutcomeUnknown  a repeated request whose outcome is no longer known
 
 Every CallError says whether a retry is safe (`retryable`) and whether the work may have run
 (`maybe_executed`).
@@ -37,6 +45,15 @@ NOT_STARTED = 10
 DRAINING = 11
 PROTOCOL = 12
 TOO_LARGE = 13
+
+STORE_ERROR = 64
+VERSION_CONFLICT = 65
+QUOTA_EXCEEDED = 66
+DATA_CORRUPTED = 67
+STORE_FULL = 68
+STORE_BUSY = 69
+KEY_REUSED = 70
+OUTCOME_UNKNOWN = 71
 
 MAX_RETRY_AFTER = 86_400.0
 
@@ -201,6 +218,62 @@ class RemoteError(CallError):
         return f"{self.kind} in {text}" if self.kind else text
 
 
+class StoreError(CallError):
+    """A store failed; the message says how, `maybe_executed` whether the change may be kept."""
+
+    code = STORE_ERROR
+    safe_unless_executed = True
+
+
+class VersionConflict(StoreError):
+    """What is stored is not what the caller expected. Read it again, then decide anew."""
+
+    code = VERSION_CONFLICT
+    safe_unless_executed = False
+
+
+class QuotaExceeded(StoreError):
+    """A limit of what may be kept is reached; nothing was changed."""
+
+    code = QUOTA_EXCEEDED
+
+
+class DataCorrupted(StoreError):
+    """What is on disk is not what was written there. Restore a backup, or delete the key."""
+
+    code = DATA_CORRUPTED
+    safe_unless_executed = False
+
+
+class StoreFull(StoreError):
+    """The disk, or the size limit of the store, is reached; nothing was changed.
+
+    Make room (delete, expire, a larger disk or limit): the store works again by itself.
+    """
+
+    code = STORE_FULL
+
+
+class StoreBusy(StoreError):
+    """Nobody can write at this moment: a take-over is under way. Nothing was changed."""
+
+    code = STORE_BUSY
+
+
+class KeyReused(StoreError):
+    """An idempotency key, or a request id, came back with another request than the first time."""
+
+    code = KEY_REUSED
+    safe_unless_executed = False
+
+
+class OutcomeUnknown(StoreError):
+    """A repeated request whose outcome is no longer kept. It is not run again: read and decide."""
+
+    code = OUTCOME_UNKNOWN
+    safe_unless_executed = False
+
+
 BY_CODE: dict[int, type[CallError]] = {
     cls.code: cls
     for cls in (
@@ -214,6 +287,14 @@ BY_CODE: dict[int, type[CallError]] = {
         Unauthorized,
         RemoteError,
         TooLarge,
+        StoreError,
+        VersionConflict,
+        QuotaExceeded,
+        DataCorrupted,
+        StoreFull,
+        StoreBusy,
+        KeyReused,
+        OutcomeUnknown,
     )
 }
 

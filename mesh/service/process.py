@@ -99,13 +99,21 @@ def run(service: Service, brokers: Sequence[str], workers: int) -> None:
         raise SystemExit(status)
 
 
-def serve_here(service: Service, brokers: Sequence[str], *, announce: bool = False) -> int:
-    """Serve in this process until a signal; the exit status."""
+def serve_here(
+    service: Service,
+    brokers: Sequence[str],
+    *,
+    announce: bool = False,
+    started: Callable[[Runtime], object] | None = None,
+) -> int:
+    """Serve in this process until a signal; the exit status. `started` is given the runtime."""
     stopping = threading.Event()
     in_main = threading.current_thread() is threading.main_thread()
     before = _on_signals(stopping) if in_main else {}
     try:
         runtime = Runtime(service, brokers).start()
+        if started is not None:
+            started(runtime)
         if announce:
             threading.Thread(target=_announce, args=(runtime,), daemon=True).start()
         while not stopping.wait(PARENT_CHECK):
@@ -156,8 +164,12 @@ class Child:
         self.failures = 0
 
 
-def supervise(body: Callable[[], int], workers: int) -> int:
+def supervise(
+    body: Callable[[], int], workers: int, watch: Callable[[], object] | None = None
+) -> int:
     """Keep `workers` processes running `body`, until a signal; the exit status.
+
+    `watch` is called about once a second: it may look for workers that hang, and kill them.
 
     One that dies is started again, after a pause that grows while it keeps dying young. An exit
     status of 78 (a wrong configuration) ends them all: it would not get better.
@@ -180,6 +192,8 @@ def supervise(body: Callable[[], int], workers: int) -> int:
     told = 0
     try:
         while True:
+            if watch is not None:
+                watch()
             status = _reap(children, bool(signals)) or status
             if status == EXIT_CONFIG:
                 signals = max(signals, 1)

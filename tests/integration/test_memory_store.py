@@ -1,0 +1,302 @@
+"""The LMDB backend of the memory service: what a restart keeps, what it takes of the machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from mesh.errors import InvalidArgument, KeyReused, StoreBusy, StoreFull
+from tests import support
+from tests.conformance.memory.driver import Clock
+from workers.memory import hits
+from workers.memory.backend import Op
+from workers.memory.backends.durable import LmdbBackend
+from workers.memory.running import Tally
+from workers.store import lock_holder
+
+MB = 1000 * 1000
+NS = "default"
+Open = Callable[..., LmdbBackend]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens the store of the test; `writes=False` leaves it a reader."""
+    found: list[LmdbBackend] = []
+
+    def make(size: int = 64 * MB, *, writes: bool = True, **more: Any) -> LmdbBackend:
+        backend = LmdbBackend(tmp_path / "store", size, **more)
+        found.append(backend)
+        if writes:
+            gained = threading.Event()
+            backend.stand(gained.set, lambda error: None)
+            assert gained.wait(10)
+        return backend
+
+    yield make
+    for backend in reversed(found):
+        backend.close()
+
+
+def put(key: str, size: int = 100, **more: Any) -> Op:
+    body = msgpack.packb(random.randbytes(size))
+    return Op("set", NS, {"key": key.encode(), "body": body, **more})
+
+
+def get(key: str) -> Op:
+    return Op("get", NS, {"key": key.encode()})
+
+
+def one(backend: LmdbBackend, op: Op) -> Any:
+    (result,) = backend.execute([op])
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+# ---------------------------------------------------------------- size
+
+
+@pytest.mark.parametrize("size", [100, 3000, 100_000])
+def test_a_store_stays_within_its_size(opened: Open, size: int) -> None:
+    """More than fits is written: file and policy stay near the limit, space is used again."""
+    capacity = 16 * MB
+    backend = opened(capacity)
+    total = capacity if size == 100 else 5 * capacity
+    written = 0
+    while written < total:
+        ops = [put(f"k{random.getrandbits(60)}", size) for _ in range(max(1, 200_000 // size))]
+        assert all(isinstance(version, int) for version in backend.execute(ops))
+        written += len(ops) * (size + 150)
+    stats = one(backend, Op("stats", ""))
+    assert stats["evicted"] > stats["entries"] > 0
+    memory = backend.cache.policy.overhead * stats["entries"]
+    # Pages that were freed are used again two commits later.
+    assert backend.store.size + memory < capacity * 1.1 + 12 * MB
+    assert stats["octets"] > capacity * 0.2
+
+
+def test_what_is_used_stays(opened: Open) -> None:
+    backend = opened(8 * MB)
+    for number in range(200):
+        backend.execute([put(f"hot{number}")])
+    for turn in range(150):
+        backend.read([get(f"hot{number}") for number in range(200)])
+        backend.execute([put(f"cold{turn}-{number}", 1000) for number in range(200)])
+    found = backend.read([get(f"hot{number}") for number in range(200)])
+    assert sum(entry is not None for entry in found) > 190
+    assert one(backend, Op("stats", ""))["evicted"] > 1000
+
+
+def test_hits_of_other_processes_count(opened: Open, process: support.Start) -> None:
+    backend = opened(8 * MB)
+    backend.execute([put(f"hot{number}") for number in range(100)])
+    reader = f"""
+import sys
+from pathlib import Path
+from workers.memory.backend import Op
+from workers.memory.backends.durable import LmdbBackend
+backend = LmdbBackend(Path({str(backend.store.path)!r}), 8_000_000)
+ops = [Op("get", "default", {{"key": b"hot%d" % n}}) for n in range(100)]
+for turn in range(20):
+    assert all(backend.read(ops))
+print("read", flush=True)
+sys.stdin.read()
+"""
+    process(sys.executable, "-c", reader).expect("^read$")
+    backend.tick()
+    policy: Any = backend.cache.policy
+    assert sum(entry & 3 for entry in policy.small.values()) >= 100
+    assert one(backend, Op("stats", NS))["namespaces"][NS]["hits"] >= 500
+
+
+def test_nobody_listens_to_hits(tmp_path: Path) -> None:
+    sender = hits.Sender(tmp_path)
+    sender.send(Tally())
+    assert sender.lost == 1
+    receiver = hits.Receiver(tmp_path / ("long" * 30))
+    other = hits.Sender(tmp_path / ("long" * 30))
+    tally = Tally()
+    tally.slots = [b"slot"]
+    other.send(tally)
+    other._socket.sendto(b"nonsense", hits.address(tmp_path / ("long" * 30)))
+    assert [found.slots for found in receiver.take()] == [[b"slot"]]
+    for end in (sender, other, receiver):
+        end.close()
+    os.unlink(hits.address(tmp_path / ("long" * 30)))
+
+
+def test_noeviction_refuses_and_recovers(opened: Open) -> None:
+    backend = opened(5 * MB, eviction="noeviction")
+    number = 0
+    with pytest.raises(StoreFull, match="cache_size"):
+        while True:
+            one(backend, put(f"k{number}", 10_000))
+            number += 1
+    assert number > 100
+    keys = [f"k{n}".encode() for n in range(number)]
+    assert one(backend, Op("delete", NS, {"keys": keys[:50]})) == 50
+    assert one(backend, put("again", 10_000)) > 0
+    assert backend.read([get("k60")])[0] is not None
+
+
+def test_volatile_ttl_gives_up_what_ends_soonest(opened: Open) -> None:
+    clock = Clock()
+    backend = opened(5 * MB, eviction="volatile-ttl", clock=clock)
+    one(backend, put("for ever", 10_000))
+    for number in range(1000):
+        one(backend, put(f"k{number}", 10_000, expire_at=clock.now + 10_000_000 - number))
+    found = backend.read([get("for ever"), get("k0"), get("k900")])
+    assert [entry is not None for entry in found] == [True, True, False]
+
+
+# ---------------------------------------------------------------- restarts
+
+
+def test_a_new_writer_evicts_what_the_old_one_wrote(opened: Open) -> None:
+    first = opened(8 * MB)
+    while one(first, Op("stats", ""))["entries"] < 1500:
+        first.execute([put(f"old{random.getrandbits(60)}", 1000) for _ in range(200)])
+    before = one(first, Op("stats", ""))["entries"]
+    first.close()
+    second = opened(8 * MB)
+    for _ in range(50):
+        results = second.execute([put(f"new{random.getrandbits(60)}", 1000) for _ in range(200)])
+        assert all(isinstance(version, int) for version in results)
+    stats = one(second, Op("stats", ""))
+    assert stats["entries"] < 2 * before
+    assert stats["octets"] <= second.cache.limit + MB
+    while second.tick():
+        pass
+    assert len(second.cache.policy) == stats["entries"]
+
+
+def test_a_reader_does_not_write(opened: Open) -> None:
+    backend = opened(writes=False)
+    (result,) = backend.execute([put("k")])
+    assert isinstance(result, StoreBusy)
+    assert result.retryable
+    assert backend.tick() is False
+
+
+def test_a_repeated_request_has_the_first_outcome(opened: Open) -> None:
+    first = opened()
+    op = Op("increment", NS, {"key": b"n", "by": 1}, (7, 1, b"a" * 16))
+    assert one(first, op) == one(first, op) == 1
+    steps = [Op("increment", NS, {"key": b"n", "by": by}) for by in (1, 2**63)]
+    many = Op("many", "", {"ops": steps})
+    many.call = (7, 2, b"b" * 16)
+    sums, error = one(first, many)
+    assert sums == 2
+    assert isinstance(error, InvalidArgument)
+    popped = Op("pop", NS, {"key": b"n"}, (7, 3, b"c" * 16))
+    assert one(first, popped).body == b"\x02"
+    first.close()
+    second = opened()
+    assert one(second, op) == 1
+    again = one(second, many)
+    assert again[0] == 2 and isinstance(again[1], InvalidArgument)
+    assert one(second, popped).body == b"\x02"
+    with pytest.raises(KeyReused):
+        one(second, Op("increment", NS, {"key": b"n", "by": 5}, (7, 1, b"x" * 16)))
+
+
+# ---------------------------------------------------------------- relaxed
+
+
+RELAXED = """
+import sys, threading
+from pathlib import Path
+from workers.memory.backend import Op
+from workers.memory.backends.durable import LmdbBackend
+backend = LmdbBackend(Path(sys.argv[1]), 64_000_000)
+gained = threading.Event()
+backend.stand(gained.set, print)
+gained.wait()
+backend.execute([Op("configure", "default", {"relaxed": True, "quota": None})])
+for number in range(1, 100_000_000):
+    (found,) = backend.execute([Op("increment", "default", {"key": b"n", "by": 1})])
+    (other,) = backend.execute([Op("increment", "default", {"key": b"m", "by": 1})])
+    assert found == other == number
+    if number % 1000 == 0:
+        backend.tick()
+        print("at", number, backend.now(), flush=True)
+"""
+
+
+def test_what_a_crash_takes_of_a_relaxed_namespace(
+    opened: Open, process: support.Start, tmp_path: Path
+) -> None:
+    """At most the last second, in order: both counters are those of one moment."""
+    child = process(sys.executable, "-c", RELAXED, str(tmp_path / "store"))
+    told = child.expect_all(r"^at (\d+) (\d+)$", 40, timeout=40)
+    while int(told[-1][2]) - int(told[0][2]) < 2500:
+        told = child.expect_all(r"^at (\d+) (\d+)$", len(told) + 10, timeout=40)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    told = [match for match in map(_told, child.output().splitlines()) if match]
+    backend = opened()
+    n, m = (one(backend, Op("get", NS, {"key": key})) for key in (b"n", b"m"))
+    first, second = msgpack.unpackb(n.body), msgpack.unpackb(m.body)
+    assert first - second in (0, 1)
+    last, ended_at = told[-1]
+    safe = max(number for number, at in told if at < ended_at - 1100)
+    assert safe <= first <= last + 1000
+
+
+def _told(line: str) -> tuple[int, int] | None:
+    words = line.split()
+    return (int(words[1]), int(words[2])) if words[:1] == ["at"] and len(words) == 3 else None
+
+
+def test_relaxed_writes_go_to_disk_with_the_next_durable_one(opened: Open) -> None:
+    clock = Clock()
+    backend = opened(clock=clock)
+    one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
+    reader = {"key": b"k"}
+    one(backend, Op("set", "fast", {"key": b"k", "body": b"\x01"}))
+    before = backend.store.counters["commits"]
+    refused = backend.read([Op("get", "fast", reader)])[0]
+    assert isinstance(refused, InvalidArgument) and refused.data == {"lane": "writer"}
+    assert one(backend, Op("get", "fast", reader)).body == b"\x01"
+    assert backend.store.counters["commits"] == before
+    one(backend, put("durable"))
+    backend.close()
+    assert one(opened(), Op("get", "fast", reader)).body == b"\x01"
+
+
+def test_relaxed_writes_are_on_disk_after_a_second(opened: Open) -> None:
+    clock = Clock()
+    backend = opened(clock=clock)
+    one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
+    one(backend, Op("set", "fast", {"key": b"k", "body": b"\x01"}))
+    before = backend.store.counters["commits"]
+    clock.advance(900)
+    backend.tick()
+    assert backend.store.counters["commits"] == before
+    clock.advance(100)
+    backend.tick()
+    assert backend.store.counters["commits"] > before
+
+
+def test_an_idle_store_leaves_the_disk_alone(opened: Open) -> None:
+    clock = Clock()
+    backend = opened(clock=clock)
+    one(backend, put("k"))
+    for _ in range(3):
+        backend.tick()
+    before = backend.store.counters["commits"]
+    for _ in range(20):
+        clock.advance(60_000)
+        backend.tick()
+    assert backend.store.counters["commits"] - before <= 1
+    assert lock_holder(backend.store.path) == os.getpid()

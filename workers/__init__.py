@@ -1,0 +1,1 @@
+"""The built-in services, and the store that they share. They import `mesh`, never `broker`."""

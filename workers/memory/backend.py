@@ -1,0 +1,117 @@
+"""The interface of a store: a list of operations goes in, a list of results comes out.
+
+An operation is a verb of `view.View` or `change.Change` with its arguments, checked already: keys
+are octets, values packed, times Unix milliseconds. One contract holds for every backend, tested by
+one suite; where an engine cannot keep it, `Capabilities` says so and `docs/memory.md` what then
+holds instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from workers.memory.change import Event
+
+READS = frozenset(("get", "get_many", "exists", "ttl", "scan", "lock_info", "stats"))
+# What needs room: refused when nothing can be given up for it.
+GROWS = frozenset(("set", "set_many", "increment", "batch"))
+
+Watch = Callable[[list[Event]], None]
+
+
+@dataclass(slots=True)
+class Op:
+    """One operation. `call` identifies the request and its content: one outcome for all repeats.
+
+    It is `(incarnation, sequence, digest)`; None for what may be repeated without harm.
+    """
+
+    verb: str
+    ns: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    call: tuple[int, int, bytes] | None = None
+
+    def parts(self) -> Sequence[Op]:
+        """The operations in it: `many` runs several, each of which succeeds or fails alone."""
+        found: Sequence[Op] = self.arguments["ops"] if self.verb == "many" else (self,)
+        return found
+
+    def grows(self) -> bool:
+        """Whether it needs room."""
+        return any(op.verb in GROWS for op in self.parts())
+
+    def reads(self) -> bool:
+        """Whether it changes nothing."""
+        return all(op.verb in READS for op in self.parts())
+
+    def octets(self) -> int:
+        """How much it may add: an upper bound, for making room before."""
+        if self.verb == "many":
+            return sum(op.octets() for op in self.parts())
+        if self.verb == "set":
+            return len(self.arguments["body"]) + 1024
+        if self.verb == "set_many":
+            return sum(len(body) + 1024 for _, body in self.arguments["items"])
+        if self.verb == "batch":
+            return sum(len(step.get("body", b"")) + 1024 for _, step in self.arguments["steps"])
+        return 1024 if self.verb in GROWS else 0
+
+
+@dataclass(slots=True, frozen=True)
+class Capabilities:
+    """What a backend can promise."""
+
+    durable: bool = False
+    """Acknowledged means on disk (for namespaces that are not `relaxed`)."""
+    relaxed: bool = False
+    """A namespace may be acknowledged before it is on disk."""
+    repeats: bool = False
+    """A repeated request gets the first one's outcome, also from another process."""
+    shared: bool = False
+    """Several processes may read it."""
+    many_writers: bool = False
+    """Every process may write: there is no writer lane to hand over."""
+    ordered_scan: bool = True
+    """`scan` goes in the order of keys."""
+    atomic_namespace: bool = True
+    """Operations on several keys of a namespace happen at one moment."""
+    evicts: bool = False
+    """The policy and `cache_size` given here hold; otherwise the engine's own."""
+    watches_all: bool = True
+    """Expired and evicted entries are reported to those who watch."""
+
+
+class Backend(Protocol):
+    """A store. `read` and `execute` give one result or exception for each operation, in order."""
+
+    name: str
+    capabilities: Capabilities
+
+    def read(self, ops: Sequence[Op]) -> list[Any]:
+        """Run operations that only read, as of one moment that is not before the call."""
+
+    def execute(self, ops: Sequence[Op]) -> list[Any]:
+        """Run any operations, in order; on return they are acknowledged."""
+
+    def now(self) -> int:
+        """Unix time in ms by the clock that decides what has expired."""
+
+    def tick(self) -> bool:
+        """What has to be done from time to time, on the thread that executes; False: all done."""
+
+    def stand(self, gained: Callable[[], None], lost: Callable[[Exception], None]) -> None:
+        """Call `gained`, now or later and on any thread, when this process may `execute`.
+
+        `lost` is called if it no longer may, although nobody asked it to stop.
+        """
+
+    def watch(self, report: Watch) -> None:
+        """Have `report` called, on any thread, with what has happened."""
+
+    def follow(self, namespaces: set[str]) -> None:
+        """The namespaces that somebody watches now; others need not be reported."""
+
+    def close(self) -> None:
+        """Give everything back."""

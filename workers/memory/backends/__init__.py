@@ -1,0 +1,1 @@
+"""The engines behind the store interface: memory alone, LMDB, Redis or Valkey."""

@@ -1,0 +1,406 @@
+"""A store in LMDB: one process writes, every process reads.
+
+**Durability.** What `execute` has returned for a namespace that is not `relaxed` is on disk. A
+write to a relaxed namespace is kept in the writer's memory, over the store, and written with the
+next durable commit, or at the latest with the next `tick` a second later. A crash of the writer, or
+of the machine, loses those writes of the last second, whole and in order: what is found afterwards
+is the state of one moment. Only the writer sees them before, so relaxed namespaces are read there.
+
+**Take-over.** What lives in the writer's memory alone: the eviction policy (filled anew, see
+`cache`), counters of `stats` (begin at 0), those who watch (their streams end with an error that
+says so). Locks and reservations are in the store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mesh.errors import ConfigError, InvalidArgument, KeyReused, StoreBusy, StoreError, StoreFull
+from workers.memory import hits, outcomes
+from workers.memory.backend import READS, Capabilities, Op, Watch
+from workers.memory.backends.lmdbtables import NAMES, LmdbTables
+from workers.memory.cache import Cache
+from workers.memory.change import Change
+from workers.memory.limits import MAX_VALUE
+from workers.memory.records import read_entry
+from workers.memory.running import Ran, Tally, run_changes, run_reads
+from workers.memory.statistics import Statistics
+from workers.memory.tables import ENTRIES, OverlayTables, Tables
+from workers.memory.view import View
+from workers.store import Change as StoreChange
+from workers.store import Job, Store, dedup
+from workers.store.dedup import Dedup
+
+# Octets of values in one transaction; its pages wait in memory until the commit.
+GROUP = 2 * MAX_VALUE
+RELAXED_TTL = 1000
+MAX_OVERLAY = 16 * 1024 * 1024
+ADOPT = 5000
+TIDY_MANY = 1000
+SEND_EVERY = 0.25
+RECENT = 16_384
+
+
+class LmdbBackend:
+    """The store. `clock` gives Unix time in milliseconds."""
+
+    name = "lmdb"
+
+    def __init__(
+        self,
+        path: Path,
+        cache_size: int,
+        eviction: str = "s3-fifo",
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._clock = clock
+        self._eviction = eviction
+        self._cache_size = cache_size
+        self.cache = Cache(eviction, cache_size)
+        # Pages are not reused before two more commits: a file is somewhat larger than its content.
+        self._store = Store.open(
+            path,
+            service="memory",
+            tables={**NAMES, **dedup.TABLES},
+            max_size=cache_size * 3 // 2 + 256 * 1024 * 1024,
+        )
+        self._handles = [self._store.tables[name] for name in NAMES]
+        self.capabilities = Capabilities(
+            durable=True, relaxed=True, repeats=True, shared=True, evicts=True
+        )
+        self._report: Watch = lambda events: None
+        self._statistics = Statistics()
+        self._sender = hits.Sender(self._store.path)
+        self._receiver: hits.Receiver | None = None
+        self._tally = Tally(hits.MOST)
+        self._sent_at = 0.0
+        self._known: tuple[int, View | None] = (-1, None)
+        # Everything below belongs to the writer, under this lock.
+        self._writing = threading.RLock()
+        self._overlay: OverlayTables | None = None
+        self._flush_at = 0
+        self._adopted: bytes | None = None
+        self._dedup: Dedup | None = None
+        self._committed = False
+        self._recent: dict[tuple[int, int], tuple[bytes, Any]] = {}
+        # Read on the I/O thread, emptied by whoever writes.
+        self._tallying = threading.Lock()
+
+    # ---------------------------------------------------------------- who writes
+
+    @property
+    def store(self) -> Store:
+        """The shared store below."""
+        return self._store
+
+    def stand(self, gained: Callable[[], None], lost: Callable[[Exception], None]) -> None:
+        """Stand for writer; see `Store.elect`."""
+
+        def begin(epoch: int) -> None:
+            with self._writing:
+                self.cache = Cache(self._eviction, self._cache_size)
+                self._statistics = Statistics()
+                self._receiver = hits.Receiver(self._store.path)
+                self._overlay = None
+                self._adopted = b""
+                self._dedup = Dedup(self._store.tables)
+            gained()
+
+        self._store.elect(begin, lost)
+
+    def resign(self) -> None:
+        """Write what is relaxed, and hand over to another process."""
+        with self._writing:
+            self._flush()
+        self._store.resign()
+        with self._writing:
+            if self._receiver is not None:
+                self._receiver.close()
+                self._receiver = None
+
+    def now(self) -> int:
+        """Unix time in ms."""
+        return self._clock()
+
+    # ---------------------------------------------------------------- reading
+
+    def read(self, ops: Sequence[Op]) -> list[Any]:
+        """Run operations that only read, in any process."""
+        with self._store.view() as found:
+            number = found.raw.id()
+            known = self._known[1] if self._known[0] == number else None
+            tables = LmdbTables(found, self._handles)
+            results, view = run_reads(tables, ops, self._clock(), known)
+            self._known = (number, view)
+            for index, op in enumerate(ops):
+                space = view.space(op.ns)
+                if space is not None and space.relaxed:
+                    results[index] = InvalidArgument(
+                        f"namespace {op.ns!r} is relaxed: only the writer knows its last second; "
+                        f"call memory.at_writer({op.verb!r}, ...) instead",
+                        data={"lane": "writer"},
+                    )
+            with self._tallying:
+                self._tally.note(view, ops, results)
+        now = time.monotonic()
+        if len(self._tally.slots) >= hits.MOST or now - self._sent_at > SEND_EVERY:
+            self._sent_at = now
+            self._sender.send(self._take_tally())
+        return results
+
+    def _take_tally(self) -> Tally:
+        with self._tallying:
+            tally, self._tally = self._tally, Tally(hits.MOST)
+            return tally
+
+    # ---------------------------------------------------------------- writing
+
+    def execute(self, ops: Sequence[Op]) -> list[Any]:
+        """Run any operations; only in the process that writes."""
+        results: list[Any] = []
+        with self._writing:
+            self._hear()
+            for group in groups(ops):
+                results += self._execute(group)
+            return self._statistics.complete(ops, results, self.cache)
+
+    def _execute(self, ops: Sequence[Op]) -> list[Any]:
+        if not self._store.writing:
+            busy = StoreBusy("this process does not write the store", retry_after=0.05)
+            return [busy] * len(ops)
+        if not self._durable(ops):
+            return self._execute_relaxed(ops)
+        outcome = self._commit(ops, TIDY_FEW)
+        if isinstance(outcome, Ran):
+            return outcome.results
+        if isinstance(outcome, StoreFull) and len(ops) > 1:
+            return [result for op in ops for result in self._execute([op])]
+        return [outcome] * len(ops)
+
+    def _durable(self, ops: Sequence[Op]) -> bool:
+        with self._reading() as tables:
+            view = View(tables, self._clock())
+            return any(
+                op.verb not in READS
+                and (
+                    op.verb == "configure" or not (space := view.space(op.ns)) or not space.relaxed
+                )
+                for whole in ops
+                for op in whole.parts()
+            )
+
+    def _execute_relaxed(self, ops: Sequence[Op]) -> list[Any]:
+        """Run operations over what is not on disk yet, and leave it there."""
+        now = self._clock()
+        with self._reading(overlay=True) as tables:
+            ran = run_changes(tables, ops, now, self.cache, self._once_relaxed, 0)
+            self._note(ran, ops, tables)
+        overlay = self._overlay
+        if overlay and not self._flush_at:
+            self._flush_at = now + RELAXED_TTL
+        if overlay and overlay.octets > MAX_OVERLAY:
+            self._flush()
+        return ran.results
+
+    def _commit(self, ops: Sequence[Op], tidy: int) -> Ran | Exception:
+        """Write what is relaxed, then run `ops`: one transaction. What kept it from that, if so."""
+        now = self._clock()
+        found: Ran | None = None
+        overlay = self._overlay
+
+        def run(change: StoreChange) -> None:
+            nonlocal found
+            tables = LmdbTables(change, self._handles)
+            if overlay:
+                overlay.pour(tables)
+            self.cache.refill = lambda: self._adopt(tables)
+            found = run_changes(tables, ops, now, self.cache, self._once(change), tidy)
+            disk = sum(change.size(handle) for handle in self._handles)
+            totals = Change(tables, now).totals()
+            self.cache.observe(totals.octets, totals.entries, disk)
+
+        releases = not any(op.grows() for op in ops)
+        (outcome,) = self._store.execute([Job(run, releases=releases)])
+        if isinstance(outcome, Exception) or found is None:
+            self.cache.undo()
+            return outcome or StoreError("the writer did not run what it was given")
+        if overlay:
+            overlay.clear()
+        self._flush_at = 0
+        self._committed = True
+        with self._reading() as tables:
+            self._note(found, ops, tables)
+        return found
+
+    def _flush(self) -> Exception | None:
+        """Write what is relaxed."""
+        if not self._overlay:
+            return None
+        outcome = self._commit((), 0)
+        return outcome if isinstance(outcome, Exception) else None
+
+    def _once(self, change: StoreChange) -> Callable[[Op, Callable[[], Any]], Any]:
+        """Guards requests by records in the same transaction."""
+        records = self._dedup
+
+        def once(op: Op, job: Callable[[], Any]) -> Any:
+            if op.call is None or records is None or op.reads():
+                return job()
+            results: list[Any] = []
+
+            def run(_: StoreChange) -> bytes:
+                results.append(job())
+                return outcomes.pack(results[0])
+
+            session, sequence, digest = op.call
+            packed = records.once(change, run, session=session, sequence=sequence, content=digest)
+            return results[0] if results else outcomes.unpack(packed)
+
+        return once
+
+    def _once_relaxed(self, op: Op, job: Callable[[], Any]) -> Any:
+        """Guards requests by what this process remembers: a crash loses it, as it loses them."""
+        if op.call is None or op.reads():
+            return job()
+        session, sequence, digest = op.call
+        known = self._recent.get((session, sequence))
+        if known is not None:
+            if known[0] != digest:
+                raise KeyReused(f"request {session:x}-{sequence} was used before, for another call")
+            return known[1]
+        result = job()
+        self._recent[session, sequence] = (digest, result)
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+        return result
+
+    def _note(self, ran: Ran, ops: Sequence[Op], tables: Tables) -> None:
+        """What was done is kept: tell the policy, the counters and those who watch."""
+        tally = Tally()
+        tally.note(View(tables, 0), ops, ran.results)
+        self.cache.settle(ran.effects)
+        self.cache.hits(tally.slots)
+        self._statistics.add_counts(tally.counts)
+        self._statistics.add_events(ran.events)
+        if ran.events:
+            self._report(ran.events)
+
+    # ---------------------------------------------------------------- from time to time
+
+    def tick(self) -> bool:
+        """Write what is relaxed, clear what has expired, fill the policy: a portion of each."""
+        with self._writing:
+            if not self._store.writing:
+                return False
+            self._hear()
+            more = self._adopted is not None
+            if more:
+                with self._reading() as tables:
+                    self._adopt(tables)
+            self._forget_requests()
+            now = self._clock()
+            with self._reading() as tables:
+                due = View(tables, now).untidy()
+            if due:
+                outcome = self._commit((), TIDY_MANY)
+                return more or (isinstance(outcome, Ran) and outcome.tidied >= TIDY_MANY)
+            if self._flush_at and self._flush_at <= now:
+                self._flush()
+            return more
+
+    def _forget_requests(self) -> None:
+        # Only after writes: an idle store leaves the disk alone, and nothing is due before time.
+        if self._dedup is None or not self._committed:
+            return
+        job = self._dedup.housekeeping()
+        if job is not None:
+            self._committed = False
+            self._store.execute([job])
+
+    def _hear(self) -> None:
+        """Take in what was read, here and by other processes."""
+        if self._receiver is not None:
+            for tally in (*self._receiver.take(), self._take_tally()):
+                self.cache.hits(tally.slots)
+                self._statistics.add_counts(tally.counts)
+
+    def _adopt(self, tables: Tables) -> bool:
+        """Give the policy a portion of the entries it does not know; whether there were any."""
+        if self._adopted is None:
+            return False
+        count = 0
+        for slot, record in tables.walk(ENTRIES, self._adopted):
+            if count == ADOPT:
+                self._adopted = slot
+                return True
+            entry = read_entry(slot[4:], record)
+            self.cache.policy.adopt(slot, entry.cost(slot), entry.expire_at)
+            count += 1
+        self._adopted = None
+        return count > 0
+
+    def watch(self, report: Watch) -> None:
+        """Have `report` called with what has happened, in the process that writes."""
+        self._report = report
+
+    def follow(self, namespaces: set[str]) -> None:
+        """All are reported anyway."""
+
+    def close(self) -> None:
+        """Hand over, and close the store."""
+        self.resign()
+        self._sender.close()
+        self._store.close()
+
+    def _reading(self, overlay: bool = False) -> _Reading:
+        return _Reading(self, overlay)
+
+
+class _Reading:
+    """`with` block of tables for reading; with what is relaxed laid over them."""
+
+    def __init__(self, backend: LmdbBackend, overlay: bool) -> None:
+        self._backend = backend
+        self._create = overlay
+        self._block = backend._store.view()
+
+    def __enter__(self) -> Tables:
+        backend = self._backend
+        base = LmdbTables(self._block.__enter__(), backend._handles)
+        if backend._overlay is None and self._create:
+            backend._overlay = OverlayTables(base)
+        if backend._overlay is None:
+            return base
+        backend._overlay.base = base
+        return backend._overlay
+
+    def __exit__(self, *error: Any) -> None:
+        self._block.__exit__(*error)
+
+
+TIDY_FEW = 64
+
+
+def groups(ops: Sequence[Op]) -> list[list[Op]]:
+    """`ops` in portions of one transaction each."""
+    found: list[list[Op]] = []
+    octets = 0
+    for op in ops:
+        added = op.octets()
+        if not found or octets + added > GROUP:
+            found.append([])
+            octets = 0
+        found[-1].append(op)
+        octets += added
+    return found
+
+
+def open_backend(path: str, cache_size: int, eviction: str) -> LmdbBackend:
+    """The backend in the directory `path`. Raises ConfigError."""
+    if not path:
+        raise ConfigError("the lmdb backend needs a directory: --data DIR")
+    return LmdbBackend(Path(path), cache_size, eviction)

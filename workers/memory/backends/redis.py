@@ -1,0 +1,611 @@
+"""A store in Redis or Valkey, one server or a cluster: for more than one machine.
+
+Every process writes; each verb is atomic at the server (`script`). A namespace lies in one slot, or
+in `partitions` of them, by hash of the key (or of its part in braces): then it is spread over a
+cluster, and what concerns several keys is atomic within each partition alone.
+
+What the engine decides: durability (`appendfsync`, replicas: a fail-over may lose what was
+acknowledged), how much memory there is and what is evicted (`maxmemory`), and the clock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgpack
+import redis
+import redis.cluster
+
+from mesh.errors import (
+    CallError,
+    ConfigError,
+    InvalidArgument,
+    KeyReused,
+    Overloaded,
+    QuotaExceeded,
+    StoreBusy,
+    StoreFull,
+    VersionConflict,
+)
+from mesh.protocol import payload
+from workers.memory.backend import Capabilities, Op, Watch
+from workers.memory.backends.listening import Listener
+from workers.memory.backends.script import SCRIPT
+from workers.memory.change import CLEARED, add
+from workers.memory.limits import INT_RANGE
+from workers.memory.records import Entry, Lock
+
+PREFIX = "sage:"
+SPACES = b"sage:spaces"
+# Of a namespace in a cluster. Fixed once data is there: another number would look elsewhere.
+PARTITIONS = 16
+SLICE = 1000
+MAX_RETRIES = 50
+TIMEOUT = 5.0
+OVERHEAD = 400
+TIDY_EVERY = 1.0
+
+# Repeating these changes nothing that the first time did not.
+_REPEATABLE = frozenset(("set", "set_many", "delete", "expire", "touch", "invalidate", "clear",
+                         "configure", "get", "get_many", "exists", "ttl", "scan", "lock_info",
+                         "stats"))  # fmt: skip
+_CONDITIONAL = ("only_if", "version", "token")
+
+
+class RedisBackend:
+    """The store at `url`: redis://, rediss:// or unix://; redis+cluster:// for a cluster."""
+
+    name = "redis"
+
+    def __init__(self, url: str, partitions: int | None = None) -> None:
+        self._cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
+        plain = url.replace("+cluster", "", 1)
+        self._client: Any = _connect(plain, self._cluster)
+        self._partitions = partitions or (PARTITIONS if self._cluster else 1)
+        whole = self._partitions == 1
+        self.capabilities = Capabilities(
+            repeats=True,
+            shared=True,
+            many_writers=True,
+            ordered_scan=whole,
+            atomic_namespace=whole,
+            watches_all=False,
+        )
+        self._sha = self._load()
+        self._offset = self._measure_clock()
+        self._report: Watch = lambda events: None
+        self._listener = Listener(self._client, self._bases_by_space)
+        self._seen: set[str] = set()
+        self._registered: set[str] = set()
+        self._counts: dict[str, list[int]] = {}
+        self._counting = threading.Lock()
+        self._tidied_at = 0.0
+
+    # ---------------------------------------------------------------- the interface
+
+    def read(self, ops: Sequence[Op]) -> list[Any]:
+        """Run operations that only read."""
+        return self.execute(ops)
+
+    def execute(self, ops: Sequence[Op]) -> list[Any]:
+        """Run any operations. What concerns one key is sent together, a script for each place."""
+        results: list[Any] = [None] * len(ops)
+        simple: dict[str, list[tuple[int, Op]]] = {}
+        for index, op in enumerate(ops):
+            self._seen.add(op.ns)
+            base = self._place(op)
+            if base is None:
+                results[index] = self._attempt(op)
+            else:
+                simple.setdefault(base, []).append((index, op))
+        for base, group in simple.items():
+            for begin in range(0, len(group), 256):
+                part = group[begin : begin + 256]
+                found = self._send(base, [op for _, op in part])
+                for (index, op), result in zip(part, found, strict=True):
+                    results[index] = _result(op, result)
+        for op, result in zip(ops, results, strict=True):
+            self._count(op, result)
+        return results
+
+    def now(self) -> int:
+        """Unix time in ms by the server's clock, as it was measured at the start."""
+        return time.time_ns() // 1_000_000 + self._offset
+
+    def stand(self, gained: Any, lost: Any) -> None:
+        """Every process writes."""
+        gained()
+
+    def tick(self) -> bool:
+        """Hand over counters, and clear what has expired in namespaces used by this process."""
+        self._flush_counts()
+        now = time.monotonic()
+        if now - self._tidied_at < TIDY_EVERY:
+            return False
+        more = False
+        for ns in list(self._seen - {""}):
+            for base in self._bases(ns):
+                (count,) = self._send(base, [Op("tidy", ns, {"limit": SLICE})])
+                more = more or count == SLICE
+        self._tidied_at = 0.0 if more else now
+        return more
+
+    def watch(self, report: Watch) -> None:
+        """Have `report` called with what has happened in the namespaces that are followed."""
+        self._report = report
+        self._listener.report = report
+
+    def follow(self, namespaces: set[str]) -> None:
+        """The namespaces that somebody watches."""
+        self._listener.follow(namespaces)
+
+    def erase(self) -> None:
+        """Remove every key of every namespace, whoever uses it."""
+        for key in self._client.scan_iter(match=f"{PREFIX}*", count=1000):
+            self._client.delete(key)
+        self._registered.clear()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._flush_counts()
+        self._listener.close()
+        self._client.close()
+        if self._cluster:  # the library leaves the connections open that it made to its first nodes
+            manager = self._client.nodes_manager
+            for node in (*manager.startup_nodes.values(), *manager.nodes_cache.values()):
+                if node.redis_connection is not None:
+                    node.redis_connection.close()
+                    node.redis_connection.connection_pool.disconnect()
+
+    # ---------------------------------------------------------------- places
+
+    def _base(self, ns: str, key: bytes) -> str:
+        if self._partitions == 1:
+            return f"{PREFIX}{{{ns}#0}}:"
+        # As in a cluster itself: what stands in braces decides, so that keys can be kept together.
+        inside = key.partition(b"{")[2].partition(b"}")
+        part = zlib.crc32(inside[0] if inside[0] and inside[1] else key) % self._partitions
+        return f"{PREFIX}{{{ns}#{part}}}:"
+
+    def _bases(self, ns: str) -> list[str]:
+        return [f"{PREFIX}{{{ns}#{part}}}:" for part in range(self._partitions)]
+
+    def _bases_by_space(self, ns: str) -> list[str]:
+        return self._bases(ns)
+
+    def _place(self, op: Op) -> str | None:
+        """Where an operation is done whole by one run of the script; None if it needs more."""
+        if op.verb in ("batch", "invalidate", "clear", "stats", "configure", "many", "set_many"):
+            return None
+        if op.verb == "scan":
+            return self._base(op.ns, b"") if self._partitions == 1 else None
+        if op.verb == "increment" and not isinstance(op.arguments["by"], int | float):
+            return None
+        keys = _keys(op)
+        bases = {self._base(op.ns, key) for key in keys}
+        if not bases:
+            return self._base(op.ns, b"")
+        return bases.pop() if len(bases) == 1 else None
+
+    # ---------------------------------------------------------------- running the script
+
+    def _send(self, base: str, ops: Sequence[Op]) -> list[Any]:
+        """The results of `ops` at one place; the error of each if the server did not answer."""
+        for op in ops:
+            if op.ns and op.ns not in self._registered and op.verb in _CREATES:
+                self._client.sadd(SPACES, op.ns)
+                self._registered.add(op.ns)
+        data = msgpack.packb([_request(op) for op in ops], use_bin_type=False)
+        try:
+            try:
+                reply = self._client.evalsha(self._sha, 1, base, data)
+            except redis.exceptions.NoScriptError:
+                self._sha = self._load()
+                reply = self._client.evalsha(self._sha, 1, base, data)
+        except redis.exceptions.RedisError as error:
+            return [_failure(error)] * len(ops)
+        found: list[Any] = msgpack.unpackb(reply, raw=True, strict_map_key=False)
+        return found
+
+    def _one(self, base: str, op: Op) -> Any:
+        (found,) = self._send(base, [op])
+        if isinstance(found, Exception):
+            raise found
+        return _checked(op, found)
+
+    def _attempt(self, op: Op) -> Any:
+        try:
+            return getattr(self, f"_{op.verb}")(op)
+        except CallError as error:
+            return error
+
+    # ---------------------------------------------------------------- verbs of several steps
+
+    def _many(self, op: Op) -> list[Any]:
+        for number, part in enumerate(op.parts()):
+            if op.call is not None:
+                session, sequence, digest = op.call
+                part.call = (session, sequence, digest + number.to_bytes(4, "big"))
+        return self.execute(op.parts())
+
+    def _set_many(self, op: Op) -> list[int]:
+        items = op.arguments["items"]
+        common = {name: value for name, value in op.arguments.items() if name != "items"}
+        found: dict[bytes, int] = {}
+        for base, part in self._by_place(op.ns, [key for key, _ in items]).items():
+            wanted = set(part)
+            steps = [
+                ("set", {"key": key, "body": body, **common})
+                for key, body in items
+                if key in wanted
+            ]
+            batch = Op("batch", op.ns, {"conditions": (), "steps": steps})
+            results = self._one(base, batch)
+            for (_, step), version in zip(steps, results, strict=True):
+                found[step["key"]] = version
+        return [found[key] for key, _ in items]
+
+    def _delete(self, op: Op) -> int:
+        return sum(self._over_places(op))
+
+    _exists = _delete
+
+    def _get_many(self, op: Op) -> list[Entry | None]:
+        found: dict[bytes, Entry | None] = {}
+        for base, keys in self._by_place(op.ns, op.arguments["keys"]).items():
+            part = Op("get_many", op.ns, {**op.arguments, "keys": keys})
+            found.update(zip(keys, _result(part, self._one(base, part)), strict=True))
+        return [found[key] for key in op.arguments["keys"]]
+
+    def _over_places(self, op: Op) -> Iterable[Any]:
+        for base, keys in self._by_place(op.ns, op.arguments["keys"]).items():
+            yield self._one(base, Op(op.verb, op.ns, {**op.arguments, "keys": keys}))
+
+    def _by_place(self, ns: str, keys: Sequence[bytes]) -> dict[str, list[bytes]]:
+        places: dict[str, list[bytes]] = {}
+        for key in keys:
+            places.setdefault(self._base(ns, key), []).append(key)
+        return places
+
+    def _scan(self, op: Op) -> tuple[list[Any], bytes]:
+        """The partitions one after the other; a cursor is the number of one and a key."""
+        after = op.arguments["after"]
+        part = int.from_bytes(after[:2], "big") if after else 0
+        within = after[2:]
+        page: list[Any] = []
+        limit = op.arguments["limit"]
+        bases = self._bases(op.ns)
+        while part < len(bases):
+            arguments = {**op.arguments, "after": within, "limit": limit - len(page)}
+            found, within = _result(op, self._one(bases[part], Op("scan", op.ns, arguments)))
+            page += found
+            if not within:
+                part += 1
+            if len(page) >= limit or (within and len(page) > 0):
+                break
+        return page, (part.to_bytes(2, "big") + within if part < len(bases) else b"")
+
+    def _invalidate(self, op: Op) -> int:
+        arguments = {"prefix": b"", "tag": "", **op.arguments}
+        removed = sum(self._sweep(op.ns, base, arguments) for base in self._bases(op.ns))
+        what = op.arguments.get("tag", "").encode() or arguments["prefix"]
+        self._report([(op.ns, what, CLEARED, 0)] if removed > SLICE else [])
+        return removed
+
+    def _clear(self, op: Op) -> int:
+        return self._invalidate(Op("invalidate", op.ns, {}))
+
+    def _sweep(self, ns: str, base: str, arguments: dict[str, Any]) -> int:
+        removed = version = 0
+        after = b""
+        while True:
+            step = {**arguments, "limit": SLICE, "version": version, "after": after}
+            found, done, version, after = self._one(base, Op("invalidate", ns, step))
+            removed += int(found)
+            if done:
+                return int(removed)
+
+    def _configure(self, op: Op) -> None:
+        if op.arguments["relaxed"]:
+            raise InvalidArgument(
+                "durability='relaxed': with the redis backend the server's appendfsync decides"
+            )
+        quota = op.arguments["quota"]
+        share = None if quota is None else -(-quota // self._partitions)
+        for base in self._bases(op.ns):
+            self._one(base, Op("configure", op.ns, {"quota": share}))
+
+    def _batch(self, op: Op) -> list[Any]:
+        steps = op.arguments["steps"]
+        keys = [key for key, _ in op.arguments["conditions"]]
+        for verb, arguments in steps:
+            keys += _keys(Op(verb, op.ns, arguments))
+        bases = {self._base(op.ns, key) for key in keys}
+        if len(bases) > 1:
+            raise InvalidArgument(
+                f"the keys of the batch lie in {len(bases)} partitions of namespace {op.ns!r}; on "
+                "a cluster only keys of one partition can be changed together: give them a common "
+                "part in braces, as in {cart:1}:items and {cart:1}:total"
+            )
+        base = bases.pop() if bases else self._base(op.ns, b"")
+        if not any(verb == "increment" for verb, _ in steps):
+            found: list[Any] = self._one(base, op)
+            return _step_results(op, found)
+        for _ in range(MAX_RETRIES):
+            found = self._batch_once(base, op)
+            if found:
+                return found
+        raise Overloaded("the numbers of this batch are changed all the time", retry_after=0.05)
+
+    def _batch_once(self, base: str, op: Op) -> list[Any]:
+        """A batch with increments: read, add here, write on the condition that nothing changed.
+
+        The script cannot take back what it has done before a sum turned out to be impossible.
+        Empty if something has changed meanwhile.
+        """
+        conditions = dict(op.arguments["conditions"])
+        wanted = dict(conditions)
+        entries: dict[bytes, Entry | None] = {}
+        steps: list[Any] = []
+        for verb, given in op.arguments["steps"]:
+            if verb == "set":
+                entries[given["key"]] = Entry(0, given.get("expire_at", 0), 0, (), given["body"])
+            elif verb == "delete":
+                entries.update(dict.fromkeys(given["keys"]))
+            if verb != "increment":
+                steps.append((verb, given))
+                continue
+            key = given["key"]
+            if key not in entries:
+                entries[key] = _result(
+                    Op("get", op.ns),
+                    self._one(base, Op("get", op.ns, {"key": key, "stale": False})),
+                )
+                old = entries[key]
+                conditions.setdefault(key, old.version if old else 0)
+            old = entries[key]
+            total = add(payload.decode(old.body) if old else 0, given["by"], key)
+            body = payload.encode(total)
+            expire_at = given.get("expire_at", 0)
+            if old and not given.get("renew"):
+                expire_at = old.expire_at
+            entries[key] = Entry(0, expire_at, 0, old.tags if old else (), body)
+            again = {"key": key, "body": body, "expire_at": expire_at}
+            again["tags"] = old.tags if old else ()
+            steps.append(("set", again, [b"i" if isinstance(total, int) else b"d", repr(total)]))
+        arguments = {"conditions": list(conditions.items()), "steps": steps}
+        try:
+            return _step_results(op, self._one(base, Op("batch", op.ns, arguments, op.call)))
+        except VersionConflict as error:
+            if error.data["key"].encode() in wanted:
+                raise
+            return []
+
+    def _stats(self, op: Op) -> dict[str, Any]:
+        self._flush_counts()
+        names = [op.ns] if op.ns else sorted(name.decode() for name in self._smembers())
+        figures = ("entries", "octets", "quota", "written", "deleted", "expired", "hits", "misses")
+        spaces: dict[str, dict[str, Any]] = {}
+        for ns in names:
+            rows = [self._one(base, Op("stats", ns)) for base in self._bases(ns)]
+            sums = (sum(values) for values in zip(*rows, strict=True))
+            spaces[ns] = dict(zip(figures, sums, strict=True))
+            spaces[ns] |= {"evicted": 0, "durability": "server"}
+        totals = {name: sum(space[name] for space in spaces.values()) for name in figures}
+        return {**totals, "evicted": 0, "sweeping": 0, "namespaces": spaces}
+
+    def _smembers(self) -> set[bytes]:
+        found: set[bytes] = self._client.smembers(SPACES)
+        return found
+
+    # ---------------------------------------------------------------- odds and ends
+
+    def _count(self, op: Op, result: Any) -> None:
+        if op.verb not in ("get", "touch", "get_many") or isinstance(result, Exception):
+            return
+        found = result if op.verb == "get_many" else [result]
+        with self._counting:
+            counts = self._counts.setdefault(op.ns, [0, 0])
+            for entry in found:
+                counts[entry is None] += 1
+
+    def _flush_counts(self) -> None:
+        with self._counting:
+            counts, self._counts = self._counts, {}
+        for ns, (hits, misses) in counts.items():
+            self._send(self._base(ns, b""), [Op("count", ns, {"hits": hits, "misses": misses})])
+
+    def _load(self) -> str:
+        try:
+            sha: str = self._client.script_load(SCRIPT)
+        except redis.exceptions.RedisError as error:
+            raise ConfigError(f"the server does not take the script: {error}") from None
+        return sha
+
+    def _measure_clock(self) -> int:
+        """The server's clock minus ours, in ms. Expiry is the server's business."""
+        before = time.time_ns()
+        base = self._base("", b"")
+        found = self._client.eval("return redis.call('TIME')", 1, base)
+        middle = (before + time.time_ns()) // 2
+        server = int(found[0]) * 1000 + int(found[1]) // 1000
+        return int(server - middle // 1_000_000)
+
+
+_CREATES = frozenset(("set", "batch", "increment", "configure", "lock", "reserve"))
+
+
+def _connect(url: str, cluster: bool) -> Any:
+    """A client. Raises ConfigError."""
+    options: dict[str, Any] = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    try:
+        if cluster:
+            return redis.cluster.RedisCluster.from_url(url, **options)
+        client = redis.Redis.from_url(url, **options)
+        client.ping()
+    except (redis.exceptions.RedisError, ValueError) as error:
+        raise ConfigError(f"no redis server at {url.rpartition('@')[2]}: {error}") from None
+    return client
+
+
+def _keys(op: Op) -> list[bytes]:
+    arguments = op.arguments
+    if "keys" in arguments:
+        return list(arguments["keys"])
+    key = arguments.get("key", arguments.get("name"))
+    return [] if key is None else [key]
+
+
+def _request(op: Op) -> tuple[Any, ...]:
+    """An operation for the script."""
+    arguments = dict(op.arguments)
+    if op.verb == "batch":
+        arguments["steps"] = [
+            (step[0], _for_script(step[0], dict(step[1])), *step[2:]) for step in arguments["steps"]
+        ]
+    else:
+        arguments = _for_script(op.verb, arguments)
+    if op.call is None or _harmless(op):
+        return op.verb, arguments
+    session, sequence, digest = op.call
+    return op.verb, arguments, f"{session:x}-{sequence}-{len(digest)}{digest[16:].hex()}", digest
+
+
+def _harmless(op: Op) -> bool:
+    conditional = any(op.arguments.get(name) not in (None, "") for name in _CONDITIONAL)
+    return op.verb in _REPEATABLE and not conditional
+
+
+def _for_script(verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    if verb == "set":
+        body = arguments.pop("body")
+        arguments["field"], arguments["value"] = _fields(body)
+        tags = tuple(arguments.get("tags", ()))
+        arguments["tags"] = tags
+        arguments.setdefault("expire_at", 0)
+        arguments.setdefault("fresh_until", 0)
+        arguments["cost"] = OVERHEAD + 2 * len(arguments["key"]) + len(body) + 64 * len(tags)
+        if arguments.get("version") is None:
+            arguments.pop("version", None)
+        if arguments.get("token") is None:
+            arguments.pop("token", None)
+    elif verb == "increment":
+        by = arguments["by"]
+        arguments["float"] = isinstance(by, float)
+        arguments["by"] = repr(by)
+        arguments.setdefault("expire_at", 0)
+        arguments["cost"] = OVERHEAD + 2 * len(arguments["key"]) + 16
+    elif verb == "expire":
+        arguments.setdefault("condition", "")
+    elif verb == "delete" and arguments.get("version") is None:
+        arguments.pop("version", None)
+    elif verb == "configure" and arguments["quota"] is None:
+        arguments.pop("quota")
+    return arguments
+
+
+def _fields(body: bytes) -> tuple[str, bytes | str]:
+    """The value in the form in which the server can count with it."""
+    first = body[0]
+    if first <= 0x7F or first >= 0xE0 or 0xCC <= first <= 0xD3:
+        number = msgpack.unpackb(body)
+        if INT_RANGE[0] <= number <= INT_RANGE[1]:
+            return "i", str(number)
+    elif first == 0xCB:
+        return "d", repr(msgpack.unpackb(body))
+    return "b", body
+
+
+def _entry(fields: Any) -> Entry | None:
+    """An entry as the script gives it."""
+    if not fields:
+        return None
+    version, expire_at, fresh_until, tags, integer, number, body = fields
+    if integer:
+        body = msgpack.packb(int(integer))
+    elif number:
+        body = msgpack.packb(float(number))
+    names = tuple(tag.decode() for tag in msgpack.unpackb(tags, raw=True)) if tags else ()
+    return Entry(int(version), int(expire_at), int(fresh_until), names, body)
+
+
+def _checked(op: Op, found: Any) -> Any:
+    """A result of the script, or the error that it stands for. Raises CallError."""
+    if type(found) is not list or not found or found[0] != b"!":
+        return found
+    kind, version = found[1].decode(), found[2]
+    key = op.arguments.get("key", b"")
+    shown = key.decode() if isinstance(key, bytes) else ""
+    if kind.startswith("conflict"):
+        name = kind.partition(":")[2] or shown
+        raise VersionConflict(
+            f"key {name!r} has version {version}, not the one given; read it again",
+            data={"key": name, "version": version},
+        )
+    if kind == "quota":
+        raise QuotaExceeded(f"namespace {op.ns!r} would exceed its quota; delete something")
+    if kind == "reused":
+        raise KeyReused("the request's id was used before, for another call")
+    if kind == "number":
+        raise InvalidArgument(f"key {shown!r} holds no number, and cannot be incremented")
+    if kind == "finite":
+        raise InvalidArgument(f"key {shown!r}: the sum is not a finite number")
+    raise InvalidArgument(f"key {shown!r}: the sum exceeds 64 bits")
+
+
+def _result(op: Op, found: Any) -> Any:
+    """What the verb promises, or an error, of what the script gave."""
+    if isinstance(found, Exception):
+        return found
+    try:
+        return _CONVERT.get(op.verb, lambda result: result)(_checked(op, found))
+    except CallError as error:
+        return error
+
+
+def _step_results(op: Op, found: Any) -> list[Any]:
+    return [
+        _result(Op(step[0], op.ns, step[1]), result)
+        for step, result in zip(op.arguments["steps"], found, strict=True)
+    ]
+
+
+def _number(found: Any) -> int | float:
+    field, text = found
+    return int(text) if field == b"i" else float(text)
+
+
+def _lock_found(found: Any) -> Lock | None:
+    return Lock(found[0], found[1], found[2].decode()) if found else None
+
+
+def _page(found: Any) -> tuple[list[tuple[bytes, Entry | None]], bytes]:
+    items, after = found
+    return [(key, _entry(fields)) for key, fields in items or ()], after or b""
+
+
+_CONVERT: dict[str, Any] = {
+    "get": _entry,
+    "pop": _entry,
+    "touch": _entry,
+    "get_many": lambda found: [_entry(fields) for fields in found or ()],
+    "ttl": lambda found: None if found is False else found,
+    "scan": _page,
+    "lock_info": _lock_found,
+    "increment": _number,
+    "reserve": lambda found: (found[0].decode(), _entry(found[1]), found[2]),
+}
+
+
+def _failure(error: Exception) -> CallError:
+    """What an error of the client library means."""
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in str(error):
+        return StoreFull("the redis server has reached maxmemory; raise it, or let it evict")
+    reachable = isinstance(error, redis.exceptions.ResponseError)
+    return StoreBusy(
+        f"the redis server failed: {error}", maybe_executed=not reachable, retry_after=0.2
+    )

@@ -1,0 +1,537 @@
+"""The verbs that write, over any ordered tables. Pure: tables and the time come in.
+
+Each verb checks everything before its first write: one that raises has changed nothing, and needs
+no transaction of its own. What happened is left in `effects`, for the eviction policy, and in
+`events`, for those who watch.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mesh.errors import InvalidArgument, QuotaExceeded, VersionConflict
+from mesh.protocol import payload
+from workers.memory.limits import INT_RANGE
+from workers.memory.records import Entry, Lock, Space, read_entry, read_lock
+from workers.memory.sweeping import SLICE, clear_slice
+from workers.memory.tables import ENTRIES, EXPIRY, LOCKS, META, SPACES, SWEEPS, TAGS
+from workers.memory.view import (
+    FILL,
+    LOCK,
+    NAME,
+    NUMBER,
+    OF_PREFIX,
+    OF_SPACE,
+    OF_TAG,
+    TOTALS,
+    Sweep,
+    View,
+    slot_of,
+    tag_slot,
+)
+
+AN_ENTRY, A_LOCK = b"e", b"l"
+SET, DELETED, EXPIRED, EVICTED, CLEARED = "set", "deleted", "expired", "evicted", "cleared"
+# What `reserve` may find.
+HIT, STALE, LEAD, WAIT = "hit", "stale", "lead", "wait"
+MAX_SWEEPS = 256
+
+_U32 = struct.Struct(">I")
+_TIME = struct.Struct(">Q")
+
+Event = tuple[str, bytes, str, int]
+"""Namespace, key (or prefix, or tag), what happened, version."""
+
+
+class Change(View):
+    """A view that can change the tables. `close` writes the totals; nothing may follow it."""
+
+    def __init__(self, tables: Any, now: int) -> None:
+        super().__init__(tables, now)
+        self.effects: list[tuple[bytes, int, int]] = []
+        self.events: list[Event] = []
+        self._totals = self.totals()
+        self._before = self._totals.pack()
+        self._verbs: Mapping[str, Callable[..., Any]] = {
+            verb: getattr(self, verb)
+            for verb in ("get", "set", "delete", "expire", "increment", "exists")
+        }
+
+    def close(self) -> None:
+        """Write what was counted meanwhile."""
+        for space in self._spaces.values():
+            if space is not None and space.changed:
+                self.tables.put(SPACES, NAME + space.name.encode(), space.pack())
+                space.changed = False
+        totals = self._totals.pack()
+        if totals != self._before:
+            self.tables.put(META, TOTALS, totals)
+
+    def totals(self) -> Any:
+        """Of the whole store, what is being changed included."""
+        return getattr(self, "_totals", None) or super().totals()
+
+    # ---------------------------------------------------------------- entries
+
+    def set(
+        self,
+        ns: str,
+        key: bytes,
+        body: bytes,
+        *,
+        expire_at: int = 0,
+        fresh_until: int = 0,
+        keep_ttl: bool = False,
+        tags: tuple[str, ...] = (),
+        only_if: str = "",
+        version: int | None = None,
+        token: int | None = None,
+    ) -> int:
+        """Write an entry; its version, or 0 if `only_if` ("absent", "present") kept it from that.
+
+        `version` is what the entry must have (0: not exist); `token` that of the reservation.
+
+        Raises:
+            VersionConflict: it has another version; `data` says which.
+            QuotaExceeded: the namespace has no room for it.
+        """
+        space = self._space(ns)
+        slot = slot_of(space, key)
+        # What is stale exists for writers: it can be replaced, compared and expired.
+        old = self._live(slot, True)
+        if version is not None and version != (old.version if old else 0):
+            found = old.version if old else 0
+            raise VersionConflict(
+                f"key {key.decode()!r} has version {found}, not {version}; read it again",
+                data={"version": found},
+            )
+        if only_if and (old is None) != (only_if == "absent"):
+            return 0
+        if token is not None:
+            held = self._lock(ns, FILL, key)
+            if held is None or held.token != token:
+                return 0
+        if keep_ttl and old is not None:
+            expire_at, fresh_until = old.expire_at, old.fresh_until
+        entry = Entry(0, expire_at, fresh_until, tags, body)
+        return self._write(space, slot, entry)
+
+    def delete(self, ns: str, keys: Sequence[bytes], version: int | None = None) -> int:
+        """Remove entries; how many there were. With `version`, only one that has it.
+
+        Raises:
+            VersionConflict: it has another version.
+        """
+        space = self.space(ns)
+        if space is None:
+            return 0
+        if version is not None:
+            for key in keys:
+                self._compare(space, key, version)
+        return sum(self._remove(space, slot_of(space, key), DELETED) for key in keys)
+
+    def pop(self, ns: str, key: bytes) -> Entry | None:
+        """Remove an entry and return it."""
+        entry = self.get(ns, key)
+        self.delete(ns, (key,))
+        return entry
+
+    def expire(self, ns: str, key: bytes, expire_at: int, condition: str = "") -> bool:
+        """Give an entry another expiry, 0 for none; whether it was.
+
+        `condition`: "none" only if it has no expiry, "some" if it has one, "later" and "sooner" if
+        the new one is. No expiry is later than any.
+        """
+        space = self.space(ns)
+        slot = b"" if space is None else slot_of(space, key)
+        old = self._live(slot, True) if slot else None
+        if space is None or old is None:
+            return False
+        before, after = old.expire_at or math.inf, expire_at or math.inf
+        allowed = {
+            "": True,
+            "none": not old.expire_at,
+            "some": bool(old.expire_at),
+            "later": after > before,
+            "sooner": after < before,
+        }
+        if not allowed[condition]:
+            return False
+        self._write(space, slot, Entry(0, expire_at, 0, old.tags, old.body))
+        return True
+
+    def touch(self, ns: str, key: bytes, expire_at: int) -> Entry | None:
+        """The entry, after it was given another expiry (0 for none); None if there is none."""
+        entry = self.get(ns, key)
+        if entry is None or (entry.expire_at == expire_at and not entry.fresh_until):
+            return entry
+        self.expire(ns, key, expire_at)
+        return self.get(ns, key)
+
+    def increment(
+        self, ns: str, key: bytes, by: int | float, expire_at: int = 0, renew: bool = False
+    ) -> int | float:
+        """Add to a number, which is 0 if it does not exist; the sum.
+
+        `expire_at` holds for a key that is created here, with `renew` for any.
+
+        Raises:
+            InvalidArgument: it is no number, or the sum is none that can be kept.
+        """
+        space = self._space(ns)
+        slot = slot_of(space, key)
+        old = self._live(slot, False)
+        total = add(payload.decode(old.body) if old else 0, by, key)
+        body = payload.encode(total)
+        if old is None:
+            self._write(space, slot, Entry(0, expire_at, 0, (), body))
+        else:
+            ends_at = expire_at if renew else old.expire_at
+            self._write(space, slot, Entry(0, ends_at, 0, old.tags, body))
+        return total
+
+    # ---------------------------------------------------------------- many at once
+
+    def set_many(
+        self,
+        ns: str,
+        items: Sequence[tuple[bytes, bytes]],
+        expire_at: int = 0,
+        fresh_until: int = 0,
+        tags: tuple[str, ...] = (),
+    ) -> list[int]:
+        """Write some keys with their bodies, all or none; their versions.
+
+        Raises:
+            QuotaExceeded: the namespace has no room for them.
+        """
+        common = {"expire_at": expire_at, "fresh_until": fresh_until, "tags": tags}
+        steps = [("set", {"key": key, "body": body, **common}) for key, body in items]
+        return self.batch(ns, (), steps)
+
+    def batch(
+        self,
+        ns: str,
+        conditions: Sequence[tuple[bytes, int]],
+        steps: Sequence[tuple[str, dict[str, Any]]],
+    ) -> list[Any]:
+        """Do all `steps`, or nothing: each of `conditions` is a key and the version it must have.
+
+        Raises:
+            VersionConflict: a condition does not hold.
+            InvalidArgument: a step cannot be done.
+        """
+        for key, version in conditions:
+            space = self.space(ns)
+            if space is None:
+                if version:
+                    raise _conflict(key, 0, version)
+            else:
+                self._compare(space, key, version)
+        self._rehearse(ns, steps)
+        return [self._verbs[verb](ns, **arguments) for verb, arguments in steps]
+
+    def _rehearse(self, ns: str, steps: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Raise what a step would raise after others were done."""
+        bodies: dict[bytes, bytes | None] = {}
+        grown = 0
+        for verb, arguments in steps:
+            if verb == "set":
+                key = arguments["key"]
+                bodies[key] = arguments["body"]
+                grown += Entry(0, 1, 0, arguments.get("tags", ()), arguments["body"]).cost(key)
+            elif verb == "delete":
+                bodies.update(dict.fromkeys(arguments["keys"]))
+            elif verb == "increment":
+                key = arguments["key"]
+                if key not in bodies:
+                    entry = self.get(ns, key)
+                    bodies[key] = entry.body if entry else None
+                body = bodies[key]
+                before = 0 if body is None else payload.decode(body)
+                bodies[key] = payload.encode(add(before, arguments["by"], key))
+                grown += Entry(0, 1, 0, (), b"").cost(key)
+        space = self._space(ns)
+        if space.quota and space.octets + grown > space.quota:
+            raise _over_quota(space)
+
+    def invalidate(self, ns: str, *, prefix: bytes = b"", tag: str = "") -> int:
+        """Remove what lies under `prefix`, or has `tag`: a lower bound of how many there were.
+
+        Up to 1,000 are removed here and the number is exact; more are void at once and cleared
+        later. Reservations of the namespace end: what is being computed may be outdated.
+        """
+        space = self.space(ns)
+        if space is None:
+            return 0
+        if len(self.sweeps()) >= MAX_SWEEPS:
+            raise InvalidArgument(
+                f"{MAX_SWEEPS} invalidations are still being cleared; try again in a second"
+            )
+        within = tag_slot(space.number, tag) if tag else slot_of(space, prefix)
+        sweep = Sweep(0, OF_TAG if tag else OF_PREFIX, within, self._totals.version, tag)
+        self._drop_fills(space, b"" if tag else prefix)
+        removed, done = clear_slice(self, sweep, SLICE)
+        if not done:
+            self._add_sweep(sweep)
+            self.events.append((ns, tag.encode() if tag else prefix, CLEARED, sweep.version))
+        return removed
+
+    def clear(self, ns: str) -> int:
+        """Empty a namespace; how many entries it had. Its locks stay."""
+        space = self.space(ns)
+        if space is None:
+            return 0
+        sweep = Sweep(0, OF_SPACE, _U32.pack(space.number), self._totals.version)
+        locks = list(self._starting(LOCKS, slot_of(space, LOCK)))
+        self.tables.delete(SPACES, NUMBER + _U32.pack(space.number))
+        removed = space.entries
+        self._renumber(space)
+        for slot, record in locks:
+            self._put_lock(slot_of(space, slot[4:]), read_lock(record))
+        space.entries = space.octets = 0
+        self._add_sweep(sweep)
+        self.events.append((ns, b"", CLEARED, sweep.version))
+        return removed
+
+    def configure(self, ns: str, relaxed: bool | None, quota: int | None) -> None:
+        """Set how a namespace is kept."""
+        space = self._space(ns)
+        space.relaxed = space.relaxed if relaxed is None else relaxed
+        space.quota = space.quota if quota is None else quota
+        space.changed = True
+
+    # ---------------------------------------------------------------- locks and reservations
+
+    def lock(self, ns: str, name: bytes, owner: str, expire_at: int) -> int:
+        """Take a lock: its fencing token, greater than any before; 0 if somebody has it."""
+        if self._lock(ns, LOCK, name) is not None:
+            return 0
+        return self._take(ns, LOCK, name, expire_at, owner)
+
+    def extend(self, ns: str, name: bytes, token: int, expire_at: int) -> bool:
+        """Hold a lock until `expire_at`; False if `token` does not hold it any more."""
+        held = self._lock(ns, LOCK, name)
+        if held is None or held.token != token:
+            return False
+        slot = slot_of(self._space(ns), LOCK + name)
+        self.drop_lock(slot)
+        self._put_lock(slot, Lock(token, expire_at, held.owner))
+        return True
+
+    def unlock(self, ns: str, name: bytes, token: int) -> bool:
+        """Give a lock back; False if `token` does not hold it any more."""
+        held = self._lock(ns, LOCK, name)
+        if held is None or held.token != token:
+            return False
+        self.drop_lock(slot_of(self._space(ns), LOCK + name))
+        self.events.append((ns, name, "unlocked", token))
+        return True
+
+    def reserve(self, ns: str, key: bytes, expire_at: int) -> tuple[str, Entry | None, int]:
+        """For computing a value once: what is there, the entry, and a token for who computes.
+
+        HIT: fresh. STALE: may be used; with a token, compute it anew. LEAD: nothing is there,
+        compute it. WAIT: somebody else does. (Leases of Nishtala et al., "Scaling Memcache at
+        Facebook", NSDI 2013: a delete ends the reservation, so nothing outdated is kept.)
+        """
+        entry = self.get(ns, key)
+        if entry is not None:
+            return HIT, entry, 0
+        entry = self.get(ns, key, True)
+        state = LEAD if entry is None else STALE
+        if self._lock(ns, FILL, key) is not None:
+            return (WAIT if entry is None else STALE), entry, 0
+        return state, entry, self._take(ns, FILL, key, expire_at, "")
+
+    def release(self, ns: str, key: bytes, token: int) -> bool:
+        """Give a reservation back without a value; False if `token` does not hold it any more."""
+        held = self._lock(ns, FILL, key)
+        if held is None or held.token != token:
+            return False
+        self.drop_lock(slot_of(self._space(ns), FILL + key))
+        self.events.append((ns, key, "released", token))
+        return True
+
+    # ---------------------------------------------------------------- what time and space take
+
+    def evict(self, slot: bytes) -> int:
+        """Remove an entry to make room; the octets it gave up."""
+        before: int = self._totals.octets
+        self.drop(slot, EVICTED)
+        given: int = before - self._totals.octets
+        return given
+
+    def tidy(self, limit: int) -> int:
+        """Clear up to about `limit` of what has expired or is void; how many there were."""
+        done = self._tidy_expired(limit)
+        for sweep in list(self.sweeps()):
+            if done >= limit:
+                break
+            count, ended = clear_slice(self, sweep, limit - done)
+            done += count
+            if ended:
+                self.tables.delete(SWEEPS, _U32.pack(sweep.number))
+                self.sweeps().remove(sweep)
+            else:
+                self.tables.put(SWEEPS, _U32.pack(sweep.number), sweep.pack())
+        return done
+
+    def _tidy_expired(self, limit: int) -> int:
+        due: list[bytes] = []
+        for index, _ in self.tables.walk(EXPIRY, b""):
+            if len(due) >= limit or _TIME.unpack_from(index)[0] > self.now:
+                break
+            due.append(index)
+        for index in due:
+            self.tables.delete(EXPIRY, index)
+            slot = index[9:]
+            if index[8:9] == A_LOCK:
+                self.drop_lock(slot)
+            else:
+                self.drop(slot, EXPIRED)
+        return len(due)
+
+    # ---------------------------------------------------------------- writing
+
+    def drop(self, slot: bytes, why: str) -> bool:
+        """Remove the entry at `slot`, of whatever namespace, dead or alive; whether there was one.
+
+        What lies in a namespace that was emptied since counts for the totals alone.
+        """
+        record = self.tables.get(ENTRIES, slot)
+        if record is None:
+            return False
+        entry = read_entry(slot[4:], record)
+        cost = entry.cost(slot)
+        self.tables.delete(ENTRIES, slot)
+        self._unindex(slot, entry)
+        space = self.space_at(slot)
+        if space is not None:
+            space.entries -= 1
+            space.octets -= cost
+            space.changed = True
+            self.events.append((space.name, slot[4:], why, entry.version))
+        self._totals.entries -= 1
+        self._totals.octets -= cost
+        self.effects.append((slot, 0, 0))
+        return True
+
+    def _write(self, space: Space, slot: bytes, entry: Entry) -> int:
+        cost = entry.cost(slot)
+        record = self.tables.get(ENTRIES, slot)
+        old = None if record is None else read_entry(slot[4:], record)
+        old_cost = 0 if old is None else old.cost(slot)
+        if space.quota and space.octets + cost - old_cost > space.quota and cost > old_cost:
+            raise _over_quota(space)
+        entry.version = self._next_version()
+        if old is None or (old.expire_at, old.tags) != (entry.expire_at, entry.tags):
+            if old is not None:
+                self._unindex(slot, old)
+            if entry.expire_at:
+                self.tables.put(EXPIRY, _TIME.pack(entry.expire_at) + AN_ENTRY + slot, b"")
+            for tag in entry.tags:
+                self.tables.put(TAGS, tag_slot(space.number, tag) + slot[4:], b"")
+        self.tables.put(ENTRIES, slot, entry.pack())
+        space.entries += old is None
+        space.octets += cost - old_cost
+        space.changed = True
+        self._totals.entries += old is None
+        self._totals.octets += cost - old_cost
+        self.drop_lock(slot_of(space, FILL + slot[4:]))
+        self.effects.append((slot, cost, entry.expire_at))
+        self.events.append((space.name, slot[4:], SET, entry.version))
+        return entry.version
+
+    def _remove(self, space: Space, slot: bytes, why: str) -> bool:
+        self.drop_lock(slot_of(space, FILL + slot[4:]))
+        was_there = self._live(slot, False) is not None
+        self.drop(slot, why)
+        return was_there
+
+    def _unindex(self, slot: bytes, entry: Entry) -> None:
+        if entry.expire_at:
+            self.tables.delete(EXPIRY, _TIME.pack(entry.expire_at) + AN_ENTRY + slot)
+        for tag in entry.tags:
+            self.tables.delete(TAGS, tag_slot(_U32.unpack_from(slot)[0], tag) + slot[4:])
+
+    def _compare(self, space: Space, key: bytes, version: int) -> None:
+        entry = self._live(slot_of(space, key), True)
+        found = entry.version if entry else 0
+        if found != version:
+            raise _conflict(key, found, version)
+
+    def _space(self, ns: str) -> Space:
+        space = self.space(ns)
+        if space is None:
+            space = self._spaces[ns] = Space(ns, 0)
+            self._renumber(space)
+        return space
+
+    def _renumber(self, space: Space) -> None:
+        self._totals.spaces += 1
+        space.number = self._totals.spaces
+        space.changed = True
+        self.tables.put(SPACES, NUMBER + _U32.pack(space.number), space.name.encode())
+
+    def _next_version(self) -> int:
+        self._totals.version += 1
+        version: int = self._totals.version
+        return version
+
+    def _add_sweep(self, sweep: Sweep) -> None:
+        sweep.number = max((known.number for known in self.sweeps()), default=0) + 1
+        self.sweeps().append(sweep)
+        self.tables.put(SWEEPS, _U32.pack(sweep.number), sweep.pack())
+
+    def _take(self, ns: str, kind: bytes, name: bytes, expire_at: int, owner: str) -> int:
+        slot = slot_of(self._space(ns), kind + name)
+        self.drop_lock(slot)
+        token = self._next_version()
+        self._put_lock(slot, Lock(token, expire_at, owner))
+        return token
+
+    def _put_lock(self, slot: bytes, lock: Lock) -> None:
+        self.tables.put(LOCKS, slot, lock.pack())
+        self.tables.put(EXPIRY, _TIME.pack(lock.expire_at) + A_LOCK + slot, b"")
+
+    def drop_lock(self, slot: bytes) -> None:
+        """Remove a lock or reservation, if there is one."""
+        record = self.tables.get(LOCKS, slot)
+        if record is not None:
+            self.tables.delete(LOCKS, slot)
+            self.tables.delete(EXPIRY, _TIME.pack(read_lock(record).expire_at) + A_LOCK + slot)
+
+    def _drop_fills(self, space: Space, prefix: bytes) -> None:
+        for slot, _ in list(self._starting(LOCKS, slot_of(space, FILL + prefix))):
+            self.drop_lock(slot)
+
+
+def add(before: Any, by: int | float, key: bytes) -> int | float:
+    """The sum of what is there and `by`. Raises InvalidArgument."""
+    if isinstance(before, bool) or not isinstance(before, int | float):
+        kind = type(before).__name__
+        raise InvalidArgument(f"key {key.decode()!r} holds {kind}, which cannot be incremented")
+    total = before + by
+    if isinstance(total, float) and not math.isfinite(total):
+        raise InvalidArgument(f"key {key.decode()!r}: the sum {total} is not a finite number")
+    if isinstance(total, int) and not INT_RANGE[0] <= total <= INT_RANGE[1]:
+        raise InvalidArgument(f"key {key.decode()!r}: the sum {total} exceeds 64 bits")
+    return total
+
+
+def _conflict(key: bytes, found: int, wanted: int) -> VersionConflict:
+    return VersionConflict(
+        f"key {key.decode()!r} has version {found}, not {wanted}; read it again",
+        data={"key": key.decode(), "version": found},
+    )
+
+
+def _over_quota(space: Space) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"namespace {space.name!r} would exceed its {space.quota:,} octets; delete something, "
+        "give entries a ttl, or raise its quota"
+    )

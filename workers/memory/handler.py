@@ -1,0 +1,318 @@
+"""The service `memory`: the verbs of `verbs.Verbs` over a store, for the mesh.
+
+Lanes: reads are in the default lane and served by every process. What changes something is in the
+lane `writer`, which one process serves at a time (with Redis, every one). `watch` and `wait` are in
+the lane `watch`, served where the writer is.
+
+Common keyword arguments: `ns="default"` is the namespace. With `packed=True` values go both ways as
+`bytes` that hold their MessagePack, which saves the service from looking into them; raw `bytes` are
+an ordinary value. Times: `ttl`, `stale` in seconds from now, `at`, `expire_at` in Unix seconds.
+Versions are whole numbers above 0 that grow with each change of a key; 0 stands for no such key.
+
+    get(key, stale=False) -> value | None
+    entry(key, stale=False) -> {value, version, ttl, fresh, tags} | None
+    get_many([key]) -> {key: value}                         those that exist
+    exists([key]) -> int
+    ttl(key) -> seconds | -1 (never) | None
+    scan(prefix="", values=False) -> stream of keys, or of [key, value]
+    scan_page(prefix="", cursor=b"", limit=100, values=False) -> {items, cursor}    b"": the end
+    lock_info(name) -> {token, owner, ttl} | None
+
+    set(key, value, ttl, expire_at, keep_ttl, stale, tags, only_if="absent"|"present")
+        -> version | None                                   None: only_if kept it from that
+    set_many({key: value}, ttl, expire_at, stale, tags) -> {key: version}
+    compare_and_set(key, value, version, ttl, ...) -> version               VersionConflict
+    delete([key], version=None) -> int                                      VersionConflict
+    expire(key, ttl | at=, only_if=""|"none"|"some"|"later"|"sooner") -> bool
+    persist(key) -> bool
+    get_and_touch(key, ttl=None) -> value | None
+    get_and_delete(key) -> value | None
+    increment(key, by=1, ttl=None, renew=False) -> int | float              ttl: when it is created
+    invalidate(prefix= | tag=) -> int                       at once; exact up to 1,000
+    clear(ns=) -> int
+    configure(ns=, durability="always"|"relaxed", quota=octets) -> None
+    batch([[verb, args, kwargs]], conditions={key: version}) -> [answer]    VersionConflict
+    lock(name, ttl, owner="") -> token | None
+    extend(name, token, ttl) -> bool
+    unlock(name, token) -> bool
+    reserve(key, ttl=10) -> {state: hit|stale|lead|wait, value?, token?}
+    fill(key, value, token, ttl, stale, tags) -> version | None             None: too late
+    release(key, token) -> bool
+    at_writer(verb, args, kwargs) -> as that reading verb   for relaxed namespaces
+    stats(ns="") -> {entries, octets, hits, ..., namespaces: {ns: {...}}}
+
+    watch(prefix="") -> stream of {kind, key, version}      the first is {kind: "watching"}
+    wait(key, timeout) -> bool                              until the key exists or a lock is free
+
+`get_or_set` of a client is: `reserve`; on `hit` use the value; on `lead`, or on `stale` with a
+token, compute and `fill` (or `release`, if that fails); on `stale` without one use the value; on
+`wait`, `wait(key, ...)` and begin again.
+
+Errors: InvalidArgument (what is wrong and what would be right; `data["lane"] == "writer"` asks for
+`at_writer`), VersionConflict (`data["version"]`), QuotaExceeded, StoreFull, StoreBusy (a take-over;
+retry), and those of a repeated request: KeyReused, OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+from xxhash import xxh3_128_digest
+
+from mesh import Service
+from mesh.errors import CallError, InvalidArgument, Overloaded
+from mesh.service.lanes import Job
+from workers.memory import limits
+from workers.memory.backend import Backend, Op
+from workers.memory.limits import DEFAULT_NAMESPACE as DEFAULT
+from workers.memory.verbs import Act, Verbs
+from workers.memory.watching import Hub, Watcher, stream
+
+WRITER, WATCH = "writer", "watch"
+READ_WINDOW, WRITE_WINDOW, WATCH_WINDOW = 256, 1024, 1000
+TICK_EVERY = 0.25
+PAGE = 200
+
+READING = ("get", "entry", "get_many", "exists", "ttl", "scan_page", "lock_info")
+CHANGING = (
+    "set", "set_many", "compare_and_set", "delete", "expire", "persist", "get_and_touch",
+    "get_and_delete", "increment", "invalidate", "clear", "configure", "batch", "lock", "extend",
+    "unlock", "reserve", "fill", "release", "at_writer", "stats",
+)  # fmt: skip
+# May run twice even where repeats are not recognised: the second time does no harm.
+HARMLESS = frozenset(("invalidate", "clear", "configure", "at_writer", "stats", "persist"))
+
+log = logging.getLogger("workers.memory")
+
+
+class MemoryHandler:
+    """The methods of one process over `backend`; `service` is what is to be served."""
+
+    def __init__(self, backend: Backend, name: str = "memory", version: str = "") -> None:
+        self.backend = backend
+        self.verbs = Verbs(backend.now)
+        self.hub = Hub(backend.follow)
+        backend.watch(self.hub.report)
+        self._ticking = threading.Event()
+        self._ticker: threading.Thread | None = None
+        self.service = self._declare(name, version)
+
+    def _declare(self, name: str, version: str) -> Service:
+        service = Service(name, version=version)
+        repeats = self.backend.capabilities.repeats
+        writing = WRITE_WINDOW if self.backend.capabilities.many_writers else 0
+        watching = WATCH_WINDOW if self.backend.capabilities.many_writers else 0
+        service.lane("", capacity=READ_WINDOW)
+        service.lane(WRITER, capacity=writing, execute=self.execute)
+        service.lane(WATCH, capacity=watching)
+        for verb in READING:
+            build = getattr(self.verbs, verb)
+            service.rpc(name=verb, inline=True, idempotent=True)(self._reading(build))
+        for verb in CHANGING:
+            build = getattr(self.verbs, verb, None) or getattr(self, verb)
+            safe = repeats or verb in HARMLESS
+            service.rpc(name=verb, lane=WRITER, idempotent=safe)(build)
+        service.rpc(name="scan", idempotent=True)(self.scan)
+        service.rpc(name="watch", lane=WATCH)(self.watch)
+        service.rpc(name="wait", lane=WATCH, idempotent=True, timeout=60.0)(self.wait)
+        return service
+
+    # ---------------------------------------------------------------- reading
+
+    def _reading(self, build: Callable[..., Act]) -> Callable[..., Any]:
+        read = self.backend.read
+
+        @functools.wraps(build)
+        def serve(*args: Any, **kwargs: Any) -> Any:
+            act = build(*args, **kwargs)
+            (result,) = read((act.op,))
+            if isinstance(result, Exception):
+                raise result
+            return act.answer(result)
+
+        serve.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
+        return serve
+
+    def scan(
+        self, prefix: str = "", *, values: bool = False, ns: str = DEFAULT, packed: bool = False
+    ) -> Iterator[Any]:
+        """Keys that begin with `prefix`, or pairs of key and value, as a stream."""
+        cursor = b""
+        while True:
+            act = self.verbs.scan_page(
+                prefix, cursor=cursor, limit=PAGE, values=values, ns=ns, packed=packed
+            )
+            (result,) = self.backend.read((act.op,))
+            if isinstance(result, Exception):
+                raise result
+            page = act.answer(result)
+            yield from page["items"]
+            cursor = page["cursor"]
+            if not cursor:
+                return
+
+    def at_writer(
+        self, verb: str, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Act:
+        """A reading verb, served by the writer: for namespaces that are relaxed."""
+        build = self.verbs.readers.get(verb) if isinstance(verb, str) else None
+        if build is None:
+            names = ", ".join(self.verbs.readers)
+            raise InvalidArgument(f"at_writer: {verb!r:.60} is not one of {names}")
+        if not isinstance(args, list | tuple) or not isinstance(kwargs, dict | None):
+            raise InvalidArgument("at_writer wants a verb, a list and a mapping of arguments")
+        try:
+            return build(*args, **(kwargs or {}))
+        except TypeError as error:
+            raise InvalidArgument(f"at_writer: {verb}: {error}") from None
+
+    # ---------------------------------------------------------------- writing
+
+    def execute(self, jobs: Sequence[Job]) -> None:
+        """Run everything that has arrived in the writer lane as one group."""
+        planned: list[tuple[Job, list[Act | CallError]]] = []
+        ops: list[Op] = []
+        for job in jobs:
+            try:
+                acts = [_plan(job, args, kwargs) for args, kwargs in job.calls()]
+            except CallError as error:
+                job.fail(error)
+                continue
+            planned.append((job, acts))
+            ops += _numbered(job, [act.op for act in acts if isinstance(act, Act)])
+        results = iter(self.backend.execute(ops) if ops else ())
+        for job, acts in planned:
+            found: list[Any] = []
+            several = next(results) if _is_group(acts) else None
+            if several is not None and isinstance(several, Exception):
+                several = [several] * len(acts)
+            inner = results if several is None else iter(several)
+            for act in acts:
+                found.append(act if isinstance(act, CallError) else _answer(act, next(inner)))
+            if found:
+                job.finish(found)
+            else:
+                job.fail(InvalidArgument("the batch holds no calls"))
+
+    # ---------------------------------------------------------------- watching
+
+    async def watch(self, prefix: str = "", *, ns: str = DEFAULT) -> AsyncIterator[dict[str, Any]]:
+        """What happens to the keys that begin with `prefix`, as a stream.
+
+        It ends with an error when another process becomes the writer: what happened meanwhile is
+        not known then, so read again what you keep.
+        """
+        watcher = self._join(limits.check_namespace(ns), limits.check_prefix(prefix))
+        try:
+            yield {"kind": "watching", "key": prefix, "version": 0}
+            async for event in stream(watcher):
+                yield event
+        finally:
+            self.hub.leave(watcher)
+
+    async def wait(self, key: str, timeout: float = 10.0, *, ns: str = DEFAULT) -> bool:
+        """Until `key` exists, or its lock or reservation was given back; False if none happened."""
+        octets = limits.check_key(key)
+        seconds = min(50.0, limits.duration_ms("timeout", timeout) / 1000)
+        watcher = self._join(limits.check_namespace(ns), octets)
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._exists(ns, octets):
+                    await watcher.wait()
+                    if any(event[1] == octets for event in watcher.waiting):
+                        return True
+                    watcher.waiting.clear()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self.hub.leave(watcher)
+
+    def _exists(self, ns: str, key: bytes) -> bool:
+        (found,) = self.backend.read((Op("exists", ns, {"keys": (key,)}),))
+        return bool(found == 1)
+
+    def _join(self, ns: str, prefix: bytes) -> Watcher:
+        watcher = self.hub.join(ns, prefix)
+        if watcher is None:
+            raise Overloaded("too many watch at the same time", retry_after=1.0)
+        return watcher
+
+    # ---------------------------------------------------------------- life
+
+    def stand(self, set_lane: Callable[[str, int], None], fail: Callable[[], None]) -> None:
+        """Begin to write as soon as it is this process's turn.
+
+        `set_lane(name, capacity)` opens a lane; `fail()` ends the process: it can write no longer.
+        """
+
+        def gained() -> None:
+            set_lane(WRITER, WRITE_WINDOW)
+            set_lane(WATCH, WATCH_WINDOW)
+
+        def lost(error: Exception) -> None:
+            log.critical("this process can write the store no longer: %s", error)
+            fail()
+
+        self._ticker = threading.Thread(target=self._tick, name="memory-tick", daemon=True)
+        self._ticker.start()
+        self.backend.stand(gained, lost)
+
+    def close(self) -> None:
+        """Write what is left, hand over, close the store."""
+        self._ticking.set()
+        if self._ticker is not None:
+            self._ticker.join()
+        self.backend.close()
+
+    def _tick(self) -> None:
+        more = False
+        while not self._ticking.wait(0.0 if more else TICK_EVERY):
+            try:
+                more = self.backend.tick()
+            except Exception:
+                more = False
+                log.exception("clearing up failed; it is tried again")
+
+
+def _plan(job: Job, args: list[Any], kwargs: dict[str, Any]) -> Act | CallError:
+    method: Any = job.request.target
+    try:
+        act: Act = method.function(*args, **kwargs)
+        return act
+    except CallError as error:
+        return error
+    except TypeError as error:
+        return InvalidArgument(method.refuses(args, kwargs) or str(error))
+
+
+def _is_group(acts: list[Act | CallError]) -> bool:
+    return sum(isinstance(act, Act) for act in acts) > 1
+
+
+def _numbered(job: Job, ops: list[Op]) -> list[Op]:
+    """The operations of a request, as one that is known by the request's id."""
+    if not ops:
+        return []
+    request = job.request
+    op = ops[0] if len(ops) == 1 else Op("many", "", {"ops": ops})
+    if request.incarnation:
+        content = b"".join(map(bytes, request.frames[:1]))
+        digest = xxh3_128_digest(request.method.encode() + b"\0" + content)
+        op.call = (request.incarnation, request.sequence, digest)
+    return [op]
+
+
+def _answer(act: Act, result: Any) -> Any:
+    if isinstance(result, Exception):
+        return result
+    try:
+        return act.answer(result)
+    except CallError as error:
+        return error

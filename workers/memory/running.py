@@ -1,0 +1,119 @@
+"""Running operations over tables: what the backends with tables of their own have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.errors import CallError, StoreFull
+from workers.memory.backend import Op
+from workers.memory.cache import Cache
+from workers.memory.change import Change, Event
+from workers.memory.tables import Tables
+from workers.memory.view import View, slot_of
+
+# Expired and void entries cleared along with each batch; it bounds what a batch waits for.
+TIDY = 64
+
+Once = Callable[[Op, Callable[[], Any]], Any]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was asked for in one namespace."""
+
+    hits: int = 0
+    misses: int = 0
+
+
+@dataclass(slots=True)
+class Ran:
+    """What running some operations gave: results or exceptions, and what there is to tell."""
+
+    results: list[Any] = field(default_factory=list)
+    effects: list[tuple[bytes, int, int]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    tidied: int = 0
+
+
+def run_changes(
+    tables: Tables, ops: Sequence[Op], now: int, cache: Cache, once: Once, tidy: int = TIDY
+) -> Ran:
+    """Run `ops` in order. `once` guards those that must not be repeated."""
+    ran = Ran()
+    change = Change(tables, now)
+    ran.effects, ran.events = change.effects, change.events
+    incoming = sum(op.octets() for op in ops)
+    room = not incoming or cache.make_room(change, incoming)
+    for op in ops:
+        try:
+            if not room and op.grows():
+                raise StoreFull(
+                    f"the cache holds its {cache.capacity:,} octets and nothing may be evicted; "
+                    "delete something, give entries a ttl, or raise cache_size"
+                )
+            ran.results.append(once(op, lambda op=op: run(change, op)))  # type: ignore[misc]
+        except CallError as error:
+            ran.results.append(error)
+    ran.tidied = change.tidy(tidy)
+    change.close()
+    return ran
+
+
+def run(view: View, op: Op) -> Any:
+    """One operation. Raises CallError."""
+    if op.verb == "many":
+        return [_outcome(view, part) for part in op.parts()]
+    return getattr(view, op.verb)(op.ns, **op.arguments)
+
+
+def _outcome(view: View, op: Op) -> Any:
+    try:
+        return run(view, op)
+    except CallError as error:
+        return error
+
+
+def run_reads(
+    tables: Tables, ops: Sequence[Op], now: int, earlier: View | None = None
+) -> tuple[list[Any], View]:
+    """Results or exceptions of operations that only read."""
+    view = View(tables, now, earlier)
+    return [_outcome(view, op) for op in ops], view
+
+
+class Tally:
+    """Hits and misses by namespace, and which entries were hit; emptied by `take`."""
+
+    def __init__(self, most: int = 1024) -> None:
+        self.counts: dict[str, Counts] = {}
+        self.slots: list[bytes] = []
+        self._most = most
+
+    def note(self, view: View, ops: Sequence[Op], results: Sequence[Any]) -> None:
+        """Take note of what some operations have found. Beyond its size hits are forgotten."""
+        for op, result in zip(ops, results, strict=True):
+            if op.verb == "many" and not isinstance(result, Exception):
+                self.note(view, op.parts(), result)
+            elif op.verb in ("get", "touch"):
+                self._note(view, op.ns, op.arguments["key"], result)
+            elif op.verb == "get_many" and not isinstance(result, Exception):
+                for key, entry in zip(op.arguments["keys"], result, strict=True):
+                    self._note(view, op.ns, key, entry)
+
+    def _note(self, view: View, ns: str, key: bytes, entry: Any) -> None:
+        if isinstance(entry, Exception):
+            return
+        counts = self.counts.get(ns)
+        if counts is None:
+            if view.space(ns) is None:
+                return  # nobody may fill memory with names that do not exist
+            counts = self.counts[ns] = Counts()
+        if entry is None:
+            counts.misses += 1
+            return
+        counts.hits += 1
+        space = view.space(ns)
+        if space is not None and len(self.slots) < self._most:
+            self.slots.append(slot_of(space, key))

@@ -1,0 +1,487 @@
+"""From the arguments of a call to an operation of the store, and from its result to the answer.
+
+Each method checks what it was given and returns an `Act`; nothing is run here. The methods are the
+service's own: `handler` offers them under their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.errors import InvalidArgument, ProtocolError
+from mesh.protocol import payload
+from workers.memory import limits
+from workers.memory.backend import Op
+from workers.memory.limits import DEFAULT_NAMESPACE as DEFAULT
+from workers.memory.records import Entry, Lock
+
+CONDITIONS = ("", "none", "some", "later", "sooner")
+MAX_STEPS = 1000
+
+
+@dataclass(slots=True)
+class Act:
+    """An operation, and how to turn its result into the answer."""
+
+    op: Op
+    answer: Callable[[Any], Any]
+
+
+def same(result: Any) -> Any:
+    """The result is the answer."""
+    return result
+
+
+class Verbs:
+    """The methods. `now()` is the store's clock: Unix time in ms."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self.readers: Mapping[str, Callable[..., Act]] = {
+            verb: getattr(self, verb)
+            for verb in ("get", "entry", "get_many", "exists", "ttl", "lock_info", "scan_page")
+        }
+
+    # ---------------------------------------------------------------- reading
+
+    def get(self, key: str, *, ns: str = DEFAULT, stale: bool = False, packed: bool = False) -> Act:
+        """The value of a key; None if it does not exist."""
+        op = Op("get", limits.check_namespace(ns), _get(key, stale))
+        return Act(op, _body if packed else _value)
+
+    def entry(
+        self, key: str, *, ns: str = DEFAULT, stale: bool = False, packed: bool = False
+    ) -> Act:
+        """What is known of a key; None if it does not exist."""
+        op = Op("get", limits.check_namespace(ns), _get(key, stale))
+        return Act(op, lambda found: self._facts(found, packed))
+
+    def get_many(
+        self, keys: list[str], *, ns: str = DEFAULT, stale: bool = False, packed: bool = False
+    ) -> Act:
+        """The values of those keys that exist, by key."""
+        checked = limits.check_keys(keys)
+        op = Op("get_many", limits.check_namespace(ns), {"keys": checked, "stale": bool(stale)})
+        read = _body if packed else _value
+        return Act(
+            op,
+            lambda found: {
+                key: read(entry) for key, entry in zip(keys, found, strict=True) if entry
+            },
+        )
+
+    def exists(self, keys: list[str], *, ns: str = DEFAULT) -> Act:
+        """How many of the keys exist."""
+        return Act(
+            Op("exists", limits.check_namespace(ns), {"keys": limits.check_keys(keys)}), same
+        )
+
+    def ttl(self, key: str, *, ns: str = DEFAULT) -> Act:
+        """Seconds until a key is gone, -1 for never, None if it does not exist."""
+        op = Op("ttl", limits.check_namespace(ns), {"key": limits.check_key(key)})
+        return Act(op, lambda ms: ms if ms is None or ms < 0 else ms / 1000)
+
+    def scan_page(
+        self,
+        prefix: str = "",
+        *,
+        cursor: bytes = b"",
+        limit: int = 100,
+        values: bool = False,
+        ns: str = DEFAULT,
+        packed: bool = False,
+    ) -> Act:
+        """A page of keys, or of pairs with their values, and the cursor of the next one."""
+        if not isinstance(cursor, bytes) or len(cursor) > limits.MAX_KEY + 4:
+            raise InvalidArgument(f"cursor={cursor!r:.60} was not given out by a scan")
+        arguments = {
+            "prefix": limits.check_prefix(prefix),
+            "after": cursor,
+            "limit": limits.check_limit(limit),
+            "values": bool(values),
+        }
+        read = _body if packed else _value
+
+        def answer(page: Any) -> dict[str, Any]:
+            found, after = page
+            names: Iterable[Any] = (key.decode() for key, _ in found)
+            if values:
+                names = ([key.decode(), read(entry)] for key, entry in found)
+            return {"items": list(names), "cursor": after}
+
+        return Act(Op("scan", limits.check_namespace(ns), arguments), answer)
+
+    def lock_info(self, name: str, *, ns: str = DEFAULT) -> Act:
+        """Who holds a lock: token, owner, ttl in seconds; None if nobody does."""
+        op = Op("lock_info", limits.check_namespace(ns), {"name": limits.check_key(name, "name")})
+        return Act(op, self._lock_facts)
+
+    def stats(self, *, ns: str = "") -> Act:
+        """Entries, octets, hits, misses, expired, evicted: of all, and of each namespace."""
+        return Act(Op("stats", limits.check_namespace(ns) if ns else ""), same)
+
+    # ---------------------------------------------------------------- writing
+
+    def set(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ns: str = DEFAULT,
+        ttl: float | None = None,
+        expire_at: float | None = None,
+        keep_ttl: bool = False,
+        stale: float | None = None,
+        tags: list[str] | tuple[str, ...] = (),
+        only_if: str = "",
+        packed: bool = False,
+    ) -> Act:
+        """Write a key; its version, None if `only_if` ("absent", "present") kept it from that."""
+        arguments = {
+            "key": limits.check_key(key),
+            "body": _packed(value, packed),
+            "keep_ttl": bool(keep_ttl),
+            "only_if": limits.check_choice("only_if", only_if, ("", "absent", "present")),
+            **self._lifetime(ttl, expire_at, stale),
+            "tags": limits.check_tags(tags),
+        }
+        if keep_ttl and (ttl is not None or expire_at is not None):
+            raise InvalidArgument("keep_ttl together with ttl or expire_at: give one of them")
+        return Act(
+            Op("set", limits.check_namespace(ns), arguments), lambda version: version or None
+        )
+
+    def set_many(
+        self,
+        items: dict[str, Any],
+        *,
+        ns: str = DEFAULT,
+        ttl: float | None = None,
+        expire_at: float | None = None,
+        stale: float | None = None,
+        tags: list[str] | tuple[str, ...] = (),
+        packed: bool = False,
+    ) -> Act:
+        """Write some keys together; their versions, by key."""
+        names = list(limits.check_items(items))
+        pairs = [
+            (limits.check_key(key), _packed(value, packed, f"items[{key!r}]"))
+            for key, value in items.items()
+        ]
+        lifetime = self._lifetime(ttl, expire_at, stale)
+        arguments = {"items": pairs, **lifetime, "tags": limits.check_tags(tags)}
+        return Act(
+            Op("set_many", limits.check_namespace(ns), arguments),
+            lambda versions: dict(zip(names, versions, strict=True)),
+        )
+
+    def compare_and_set(
+        self,
+        key: str,
+        value: Any,
+        version: int,
+        *,
+        ns: str = DEFAULT,
+        ttl: float | None = None,
+        expire_at: float | None = None,
+        keep_ttl: bool = False,
+        tags: list[str] | tuple[str, ...] = (),
+        packed: bool = False,
+    ) -> Act:
+        """Write a key that still has `version` (0: that does not exist); its new version."""
+        act = self.set(
+            key,
+            value,
+            ns=ns,
+            ttl=ttl,
+            expire_at=expire_at,
+            keep_ttl=keep_ttl,
+            tags=tags,
+            packed=packed,
+        )
+        act.op.arguments["version"] = limits.check_version(version)
+        return act
+
+    def delete(self, keys: list[str], *, version: int | None = None, ns: str = DEFAULT) -> Act:
+        """Remove some keys; how many there were. With `version`, only if they have it."""
+        arguments: dict[str, Any] = {"keys": limits.check_keys(keys)}
+        if version is not None:
+            arguments["version"] = limits.check_version(version)
+        return Act(Op("delete", limits.check_namespace(ns), arguments), same)
+
+    def expire(
+        self,
+        key: str,
+        ttl: float | None = None,
+        *,
+        at: float | None = None,
+        only_if: str = "",
+        ns: str = DEFAULT,
+    ) -> Act:
+        """Let a key expire in `ttl` seconds or at the Unix time `at`; whether it will."""
+        if (ttl is None) == (at is None):
+            raise InvalidArgument("expire wants ttl or at, one of them")
+        arguments = {
+            "key": limits.check_key(key),
+            "expire_at": self._moment(ttl, at),
+            "condition": limits.check_choice("only_if", only_if, CONDITIONS),
+        }
+        return Act(Op("expire", limits.check_namespace(ns), arguments), same)
+
+    def persist(self, key: str, *, ns: str = DEFAULT) -> Act:
+        """Let a key never expire; False if it did not expire before, or does not exist."""
+        arguments = {"key": limits.check_key(key), "expire_at": 0, "condition": "some"}
+        return Act(Op("expire", limits.check_namespace(ns), arguments), same)
+
+    def get_and_touch(
+        self, key: str, ttl: float | None = None, *, ns: str = DEFAULT, packed: bool = False
+    ) -> Act:
+        """The value of a key, which from now on lives `ttl` seconds (None: for ever)."""
+        arguments = {"key": limits.check_key(key), "expire_at": self._moment(ttl, None)}
+        op = Op("touch", limits.check_namespace(ns), arguments)
+        return Act(op, _body if packed else _value)
+
+    def get_and_delete(self, key: str, *, ns: str = DEFAULT, packed: bool = False) -> Act:
+        """The value of a key, which is removed."""
+        op = Op("pop", limits.check_namespace(ns), {"key": limits.check_key(key)})
+        return Act(op, _body if packed else _value)
+
+    def increment(
+        self,
+        key: str,
+        by: int | float = 1,
+        *,
+        ttl: float | None = None,
+        renew: bool = False,
+        ns: str = DEFAULT,
+    ) -> Act:
+        """Add to a number, 0 if it does not exist; the sum."""
+        arguments = {
+            "key": limits.check_key(key),
+            "by": _number(by),
+            "expire_at": self._moment(ttl, None),
+            "renew": bool(renew),
+        }
+        return Act(Op("increment", limits.check_namespace(ns), arguments), same)
+
+    def invalidate(
+        self, *, prefix: str | None = None, tag: str | None = None, ns: str = DEFAULT
+    ) -> Act:
+        """Remove what begins with `prefix` or has `tag`, at once; how many, at least."""
+        if (prefix is None) == (tag is None):
+            raise InvalidArgument("invalidate wants prefix or tag, one of them; or use clear")
+        arguments: dict[str, Any] = (
+            {"tag": limits.check_tag(tag)}
+            if tag is not None
+            else {"prefix": limits.check_key(prefix, "prefix")}
+        )
+        return Act(Op("invalidate", limits.check_namespace(ns), arguments), same)
+
+    def clear(self, *, ns: str) -> Act:
+        """Empty a namespace; how many entries it had."""
+        return Act(Op("clear", limits.check_namespace(ns)), same)
+
+    def configure(
+        self, *, ns: str, durability: str | None = None, quota: int | str | None = None
+    ) -> Act:
+        """Set how a namespace is kept: `durability` "always" or "relaxed", `quota` in octets."""
+        relaxed = None
+        if durability is not None:
+            limits.check_choice("durability", durability, ("always", "relaxed"))
+            relaxed = durability == "relaxed"
+        octets = None if quota is None else limits.check_quota(quota)
+        arguments = {"relaxed": relaxed, "quota": octets}
+        return Act(Op("configure", limits.check_namespace(ns), arguments), same)
+
+    def batch(
+        self,
+        steps: list[Any],
+        *,
+        conditions: dict[str, int] | None = None,
+        ns: str = DEFAULT,
+        packed: bool = False,
+    ) -> Act:
+        """Do all steps or none; their answers. `conditions`: the versions that keys must have.
+
+        A step is `[verb, arguments, keyword arguments]` of set, delete, expire, increment, get,
+        exists; the namespace is the batch's.
+        """
+        if not isinstance(steps, list | tuple) or len(steps) > MAX_STEPS:
+            raise InvalidArgument(f"steps is not a list of up to {MAX_STEPS} steps")
+        acts = [self._step(number, step, ns, packed) for number, step in enumerate(steps)]
+        if not isinstance(conditions, dict | None):
+            raise InvalidArgument("conditions is not a mapping of keys to versions")
+        checked = [
+            (limits.check_key(key), limits.check_version(version))
+            for key, version in (conditions or {}).items()
+        ]
+        arguments = {
+            "conditions": checked,
+            "steps": [(act.op.verb, act.op.arguments) for act in acts],
+        }
+        return Act(
+            Op("batch", limits.check_namespace(ns), arguments),
+            lambda results: [act.answer(result) for act, result in zip(acts, results, strict=True)],
+        )
+
+    def _step(self, number: int, step: Any, ns: str, packed: bool) -> Act:
+        where = f"steps[{number}]"
+        if not isinstance(step, list | tuple) or not 1 <= len(step) <= 3:
+            raise InvalidArgument(f"{where} is not [verb, arguments, keyword arguments]")
+        verb, args, kwargs = (*step, [], {})[:3] if len(step) == 1 else (*step, {})[:3]
+        if verb not in ("set", "delete", "expire", "increment", "get", "exists"):
+            raise InvalidArgument(f"{where}: {verb!r:.60} cannot be part of a batch")
+        if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
+            raise InvalidArgument(f"{where} is not [verb, arguments, keyword arguments]")
+        if packed and verb in ("set", "get"):
+            kwargs = {**kwargs, "packed": True}
+        try:
+            act: Act = getattr(self, verb)(*args, **{**kwargs, "ns": ns})
+        except TypeError as error:
+            raise InvalidArgument(f"{where}: {error}") from None
+        return act
+
+    # ---------------------------------------------------------------- locks, reservations
+
+    def lock(self, name: str, ttl: float, *, owner: str = "", ns: str = DEFAULT) -> Act:
+        """Take a lock for `ttl` seconds: its fencing token; None if somebody has it."""
+        arguments = {
+            "name": limits.check_key(name, "name"),
+            "owner": limits.check_owner(owner),
+            "expire_at": self._moment(ttl, None, required=True),
+        }
+        return Act(Op("lock", limits.check_namespace(ns), arguments), lambda token: token or None)
+
+    def extend(self, name: str, token: int, ttl: float, *, ns: str = DEFAULT) -> Act:
+        """Hold a lock for `ttl` seconds from now; False if `token` does not hold it any more."""
+        arguments = {
+            "name": limits.check_key(name, "name"),
+            "token": limits.check_version(token),
+            "expire_at": self._moment(ttl, None, required=True),
+        }
+        return Act(Op("extend", limits.check_namespace(ns), arguments), same)
+
+    def unlock(self, name: str, token: int, *, ns: str = DEFAULT) -> Act:
+        """Give a lock back; False if `token` does not hold it any more."""
+        arguments = {"name": limits.check_key(name, "name"), "token": limits.check_version(token)}
+        return Act(Op("unlock", limits.check_namespace(ns), arguments), same)
+
+    def reserve(
+        self, key: str, ttl: float = 10.0, *, ns: str = DEFAULT, packed: bool = False
+    ) -> Act:
+        """What to do to have a key's value, when many want it: `{state, value?, token?}`."""
+        arguments = {
+            "key": limits.check_key(key),
+            "expire_at": self._moment(ttl, None, required=True),
+        }
+        read = _body if packed else _value
+
+        def answer(result: Any) -> dict[str, Any]:
+            state, entry, token = result
+            found: dict[str, Any] = {"state": state}
+            if entry is not None:
+                found["value"] = read(entry)
+            if token:
+                found["token"] = token
+            return found
+
+        return Act(Op("reserve", limits.check_namespace(ns), arguments), answer)
+
+    def fill(
+        self,
+        key: str,
+        value: Any,
+        token: int,
+        *,
+        ttl: float | None = None,
+        stale: float | None = None,
+        tags: list[str] | tuple[str, ...] = (),
+        ns: str = DEFAULT,
+        packed: bool = False,
+    ) -> Act:
+        """Write what was computed under a reservation; None if the reservation has ended."""
+        act = self.set(key, value, ns=ns, ttl=ttl, stale=stale, tags=tags, packed=packed)
+        act.op.arguments["token"] = limits.check_version(token)
+        return act
+
+    def release(self, key: str, token: int, *, ns: str = DEFAULT) -> Act:
+        """Give a reservation back without a value; False if it has ended."""
+        arguments = {"key": limits.check_key(key), "token": limits.check_version(token)}
+        return Act(Op("release", limits.check_namespace(ns), arguments), same)
+
+    # ---------------------------------------------------------------- parts
+
+    def _moment(self, ttl: Any, at: Any, required: bool = False) -> int:
+        if at is not None:
+            return limits.moment_ms("at", at, self._now())
+        if ttl is None and not required:
+            return 0
+        return self._now() + limits.duration_ms("ttl", ttl)
+
+    def _lifetime(self, ttl: Any, expire_at: Any, stale: Any) -> dict[str, int]:
+        if ttl is not None and expire_at is not None:
+            raise InvalidArgument("ttl together with expire_at: give one of them")
+        ends_at = self._moment(ttl, expire_at)
+        if stale is None:
+            return {"expire_at": ends_at, "fresh_until": 0}
+        if not ends_at:
+            raise InvalidArgument("stale says how long to keep a value beyond its ttl: give a ttl")
+        return {
+            "expire_at": ends_at + limits.duration_ms("stale", stale),
+            "fresh_until": ends_at,
+        }
+
+    def _facts(self, entry: Entry | None, packed: bool) -> dict[str, Any] | None:
+        if entry is None:
+            return None
+        now = self._now()
+        return {
+            "value": entry.body if packed else _value(entry),
+            "version": entry.version,
+            "ttl": (entry.expire_at - now) / 1000 if entry.expire_at else -1,
+            "fresh": not entry.fresh_until or entry.fresh_until > now,
+            "tags": list(entry.tags),
+        }
+
+    def _lock_facts(self, lock: Lock | None) -> dict[str, Any] | None:
+        if lock is None:
+            return None
+        left = (lock.expire_at - self._now()) / 1000
+        return {"token": lock.token, "owner": lock.owner, "ttl": max(0.0, left)}
+
+
+def _get(key: Any, stale: Any) -> dict[str, Any]:
+    return {"key": limits.check_key(key), "stale": bool(stale)}
+
+
+def _value(entry: Entry | None) -> Any:
+    return None if entry is None else payload.decode(entry.body)
+
+
+def _body(entry: Entry | None) -> bytes | None:
+    return None if entry is None else entry.body
+
+
+def _packed(value: Any, packed: bool, root: str = "value") -> bytes:
+    """The value as it is kept: MessagePack."""
+    if not packed:
+        return limits.check_body(payload.encode(value, root=root))
+    if not isinstance(value, bytes):
+        raise InvalidArgument(f"{root} is {type(value).__name__}; packed=True wants MessagePack")
+    limits.check_body(value)
+    try:
+        payload.decode(value)
+    except ProtocolError as error:
+        raise InvalidArgument(f"{root} was said to be packed, but is not: {error}") from None
+    return value
+
+
+def _number(by: Any) -> int | float:
+    if isinstance(by, bool) or not isinstance(by, int | float) or by != by:
+        raise InvalidArgument(f"by={by!r:.60} is not a number")
+    low, high = limits.INT_RANGE
+    if isinstance(by, int) and not low <= by <= high:
+        raise InvalidArgument(f"by={by!r:.60} exceeds 64 bits")
+    return by

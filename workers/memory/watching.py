@@ -1,0 +1,88 @@
+"""Those who watch keys, and those who wait for one: from the writer to their event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from workers.memory.change import CLEARED, Event
+
+# Events that wait for one who reads slowly; beyond them it is told how many it missed.
+MOST = 10_000
+MAX_WATCHERS = 1000
+
+
+class Watcher:
+    """One who watches the keys of a namespace that begin with `prefix`."""
+
+    def __init__(self, ns: str, prefix: bytes, loop: asyncio.AbstractEventLoop) -> None:
+        self.ns = ns
+        self.prefix = prefix
+        self.waiting: deque[Event] = deque()
+        self.missed = 0
+        self._loop = loop
+        self._awake = asyncio.Event()
+
+    def wants(self, event: Event) -> bool:
+        """Whether `event` is about its keys."""
+        ns, key, kind, _ = event
+        if ns != self.ns:
+            return False
+        return key.startswith(self.prefix) or kind == CLEARED
+
+    def add(self, events: list[Event]) -> None:
+        """Hand over events; from any thread."""
+        for event in events:
+            if len(self.waiting) >= MOST:
+                self.missed += 1
+            else:
+                self.waiting.append(event)
+        self._loop.call_soon_threadsafe(self._awake.set)
+
+    async def wait(self) -> None:
+        """Until there is something."""
+        await self._awake.wait()
+        self._awake.clear()
+
+
+class Hub:
+    """All who watch in this process. `follow` is told which namespaces they are about."""
+
+    def __init__(self, follow: Callable[[set[str]], None]) -> None:
+        self._watchers: tuple[Watcher, ...] = ()
+        self._follow = follow
+
+    def report(self, events: list[Event]) -> None:
+        """Something happened; from any thread."""
+        for watcher in self._watchers:
+            found = [event for event in events if watcher.wants(event)]
+            if found:
+                watcher.add(found)
+
+    def join(self, ns: str, prefix: bytes) -> Watcher | None:
+        """Watch from now on; None if there are too many already. On the event loop."""
+        if len(self._watchers) >= MAX_WATCHERS:
+            return None
+        watcher = Watcher(ns, prefix, asyncio.get_running_loop())
+        self._watchers = (*self._watchers, watcher)
+        self._follow({known.ns for known in self._watchers})
+        return watcher
+
+    def leave(self, watcher: Watcher) -> None:
+        """Watch no longer."""
+        self._watchers = tuple(known for known in self._watchers if known is not watcher)
+        self._follow({known.ns for known in self._watchers})
+
+
+async def stream(watcher: Watcher) -> AsyncIterator[dict[str, Any]]:
+    """What happens, for ever: `{"kind", "key", "version"}`."""
+    while True:
+        while watcher.waiting:
+            _, key, kind, version = watcher.waiting.popleft()
+            yield {"kind": kind, "key": key.decode(errors="replace"), "version": version}
+        if watcher.missed:
+            missed, watcher.missed = watcher.missed, 0
+            yield {"kind": "missed", "key": "", "version": 0, "count": missed}
+        await watcher.wait()
