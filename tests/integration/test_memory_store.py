@@ -14,14 +14,14 @@ from typing import Any
 import msgpack
 import pytest
 
-from mesh.errors import InvalidArgument, KeyReused, StoreBusy, StoreFull
+from mesh.errors import DataCorrupted, InvalidArgument, KeyReused, StoreBusy, StoreFull
 from tests import support
 from tests.conformance.memory.driver import Clock
 from workers.memory import hits
 from workers.memory.backend import Op
 from workers.memory.backends.durable import LmdbBackend
 from workers.memory.running import Tally
-from workers.store import lock_holder
+from workers.store import Job, lock_holder
 
 MB = 1000 * 1000
 NS = "default"
@@ -300,3 +300,56 @@ def test_an_idle_store_leaves_the_disk_alone(opened: Open) -> None:
         backend.tick()
     assert backend.store.counters["commits"] - before <= 1
     assert lock_holder(backend.store.path) == os.getpid()
+
+
+# ---------------------------------------------------------------- damage
+
+
+def test_what_is_damaged_is_named_and_can_be_removed(opened: Open) -> None:
+    clock = Clock()
+    backend = opened(clock=clock)
+    for number in range(6):
+        one(backend, put(f"k{number}", expire_at=clock.now + 1000 * number, tags=("t",)))
+    damage(backend, *(f"k{number}" for number in range(1, 5)))
+    (found,) = backend.read([get("k2")])
+    assert isinstance(found, DataCorrupted) and "k2" in found.message
+    assert isinstance(backend.execute([put("k2")])[0], DataCorrupted)
+    assert one(backend, Op("delete", NS, {"keys": [b"k2"]})) == 1
+    assert one(backend, put("k2")) > 0
+    clock.advance(1500)
+    assert one(backend, put("another")) > 0, "what has expired is cleared along with it"
+    assert one(backend, Op("invalidate", NS, {"tag": "t"})) >= 1
+    assert one(backend, Op("invalidate", NS, {"tag": "t"})) == 0
+    page, _ = backend.read([Op("scan", NS, SCAN)])[0]
+    assert [key for key, _ in page] == [b"another", b"k2"]
+
+
+SCAN = {"prefix": b"", "after": b"", "limit": 100, "values": False}
+
+
+def damage(backend: LmdbBackend, *keys: str) -> None:
+    """Write what is no record over some entries, below the store's own checksums."""
+    table = backend.store.tables["entries"]
+
+    def job(change: Any) -> None:
+        for key in keys:
+            slot = b"\0\0\0\1" + key.encode()
+            change.raw.put(slot, b"x" * 60, db=table.handle)
+
+    assert backend.store.execute([Job(job)]) == [None]
+
+
+def test_relaxed_writes_are_refused_when_they_cannot_be_written(opened: Open) -> None:
+    backend = opened()
+    one(backend, Op("configure", NS, {"relaxed": True, "quota": None}))
+    failing = StoreFull("no room")
+    backend.store.execute = lambda jobs: [failing] * len(jobs)  # type: ignore[method-assign]
+    results = [backend.execute([put(f"k{number}", 1_000_000)])[0] for number in range(40)]
+    kept = [result for result in results if isinstance(result, int)]
+    assert 10 < len(kept) < 20
+    assert results[-1] is failing
+    del backend.store.execute  # there is room again
+    assert one(backend, put("k40")) > 0
+    while backend.tick():
+        pass
+    assert one(backend, Op("exists", NS, {"keys": [b"k0", b"k40"]})) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mesh.errors import DataCorrupted
 from workers.memory.records import read_entry
 from workers.memory.tables import ENTRIES, LOCKS, TAGS
 
@@ -34,10 +35,15 @@ def clear_slice(change: Change, sweep: Sweep, limit: int) -> tuple[int, bool]:
     removed = 0
     for place in places:
         slot = place[:4] + place[12:] if by_tag else place
-        record = change.tables.get(ENTRIES, slot)
-        if record is None:
+        try:
+            record = change.tables.get(ENTRIES, slot)
+            entry = None if record is None else read_entry(slot[4:], record)
+        except DataCorrupted:
+            removed += change.drop(slot, "deleted")
             continue
-        entry = read_entry(slot[4:], record)
+        if entry is None:  # what was damaged and removed could not name its tags
+            change.tables.delete(TAGS, place)
+            continue
         if entry.version > sweep.version or (by_tag and sweep.tag not in entry.tags):
             continue
         ends_at = entry.ends_at(False)

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgpack
 
+from mesh.errors import DataCorrupted
 from workers.memory.limits import MAX_PAGE_OCTETS
 from workers.memory.records import Entry, Lock, Space, read_entry, read_lock, read_space
 from workers.memory.tables import ENTRIES, EXPIRY, LOCKS, META, SPACES, SWEEPS, Tables
@@ -214,8 +215,16 @@ class View:
         return self._sweeps
 
     def _live(self, slot: bytes, stale: bool) -> Entry | None:
-        record = self.tables.get(ENTRIES, slot)
-        return None if record is None else self._alive(slot, record, stale)
+        try:
+            record = self.tables.get(ENTRIES, slot)
+            return None if record is None else self._alive(slot, record, stale)
+        except DataCorrupted as error:
+            space = self.space_at(slot)
+            raise DataCorrupted(
+                f"key {slot[4:].decode(errors='replace')!r} of namespace "
+                f"{space.name if space else '?'!r} is damaged; delete it, or restore a backup",
+                data={"key": slot[4:].decode(errors="replace")},
+            ) from error
 
     def _alive(self, slot: bytes, record: bytes, stale: bool) -> Entry | None:
         entry = read_entry(slot[4:], record)

@@ -25,6 +25,7 @@ from workers.store.tables import Table, View
 
 _ERA: Final = 2**32
 """Epochs of one era: a store would have to be elected once a second for a century to use them."""
+_MAX_DAMAGE: Final = 1000
 
 
 @dataclass(slots=True)
@@ -187,9 +188,8 @@ def _verify_table(view: View, table: Table, report: Report) -> None:
             break
         except DataCorrupted as error:
             report.damage.append(error.message)
-            key = error.data["key"]
-            if table.index or key < start or len(report.damage) >= 1000:
-                break
-            start = key + b"\0"
+            if error.__cause__ is not None or len(report.damage) >= _MAX_DAMAGE:
+                break  # the table's tree is broken: there is no way to what lies behind
+            start = error.data["key"] + b"\0"
             count += 1
     report.entries[table.name] = count

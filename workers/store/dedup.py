@@ -167,7 +167,7 @@ class Dedup:
         for at_ms, name in due:
             self._due.remove(change, at_ms, name)
             if name[:1] == b"h":
-                self._forget_session(change, name, at_ms, now_ms)
+                self._forget_session(change, name, now_ms)
             else:
                 change.delete(self._table, name)
         change.put(self._table, _CLOCK, _NUMBER.pack(now_ms))
@@ -190,7 +190,8 @@ class Dedup:
         """The session is in use: it is due later."""
         name = _SESSION.pack(b"h", session)
         first, due, _ = self._stored_head(change, name)
-        self._due.remove(change, due, name)
+        if due:
+            self._due.remove(change, due, name)
         head = (first, now_ms + _KEEP_MS, True)
         change.put(self._table, name, _HEAD.pack(*head))
         self._due.add(change, head[1], name)
@@ -201,7 +202,7 @@ class Dedup:
             self._cached.clear()
         self._cached[session] = head
 
-    def _forget_session(self, change: Change, name: bytes, at_ms: int, now_ms: int) -> None:
+    def _forget_session(self, change: Change, name: bytes, now_ms: int) -> None:
         """Leave of a session no more than how far it came; in the end not even that."""
         first, _, alive = self._stored_head(change, name)
         if not alive:

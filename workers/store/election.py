@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from workers.store.place import open_private
+from workers.store.place import file_id, open_private
 
 LOCK: Final = "writer.lock"
 DOOR: Final = "writer.fifo"
@@ -50,8 +50,7 @@ class Election:
         self._stopped = False
         self.held = False
         """Whether this process has the lock, as far as it knows."""
-        found = os.fstat(self._lock)
-        self.file_id = (found.st_dev, found.st_ino)
+        self.file_id = file_id(self._lock)
         _elections.add(self)
 
     def try_acquire(self) -> bool:
@@ -122,8 +121,8 @@ def lock_holder(path: Path) -> int | None:
     Asks the kernel and takes no lock, so it disturbs no election.
     """
     try:
-        found = os.stat(path / LOCK)
-        if any(e.held and e.file_id == (found.st_dev, found.st_ino) for e in _elections):
+        found = file_id(path / LOCK)
+        if any(election.held and election.file_id == found for election in _elections):
             return os.getpid()  # closing a second descriptor of the file would drop the lock
         file = os.open(path / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -16,7 +16,7 @@ import lmdb
 
 from mesh.errors import ConfigError, DataCorrupted, StoreBusy, StoreError
 from workers.store.format import MAX_TABLES
-from workers.store.place import DATA, LOCKS, allocate
+from workers.store.place import DATA, LOCKS, allocate, file_id
 from workers.store.tables import View
 
 MAX_READERS: Final = 1024
@@ -39,8 +39,7 @@ class Engine:
             allocate(path / LOCKS, _LOCK_FILE_SIZE)
         self.path = path
         self.env = open_environment(path, map_size)
-        found = os.stat(path / DATA)
-        self._file_id = (found.st_dev, found.st_ino)
+        self._file_id = file_id(path / DATA)
         self._lock = threading.Lock()
         self._gate = threading.Condition(self._lock)
         self._readers = 0
@@ -80,10 +79,9 @@ class Engine:
     def in_place(self) -> bool:
         """Whether the file is still the one that the path names."""
         try:
-            found = os.stat(self.path / DATA)
+            return file_id(self.path / DATA) == self._file_id
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == self._file_id
 
     def close(self) -> None:
         """Close the file, after the views that are open. No write transaction may be."""
@@ -102,6 +100,7 @@ class Engine:
         self._lock = threading.Lock()  # a thread that does not exist here may have held it
         self._gate = threading.Condition(self._lock)
         self._closed_because = "it was opened before this process was forked; open it anew here"
+        self.env.close()  # of this process's copy; it touches neither the parent's nor the file
 
     def enter(self) -> Any:
         """A read transaction of LMDB; `leave` must follow."""
@@ -183,6 +182,7 @@ class ReadBlock:
 def open_environment(path: Path, map_size: int, *, readonly: bool = False) -> Any:
     """LMDB's environment of the directory `path`, with what every opener must say alike.
 
+    `readonly`: without LMDB's own locks, for a file that nobody else has open.
     The format of version 0.9 is asked for by number: an environment variable could choose another.
     """
     try:
@@ -194,6 +194,7 @@ def open_environment(path: Path, map_size: int, *, readonly: bool = False) -> An
             mode=0o600,
             create=not readonly,
             readonly=readonly,
+            lock=not readonly,
             lib_version=0,
         )
     except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError) as error:

@@ -115,6 +115,9 @@ def here() -> dict[str, str]:
     return found
 
 
+_joined: Final[set[tuple[int, int]]] = set()
+
+
 class Openers:
     """The lock that each process keeps while it has the store open; the first is alone for a while.
 
@@ -132,7 +135,12 @@ class Openers:
             ConfigError: the store is open in another container, or `exclusive` and it is open.
         """
         self._path = path
+        if (path / OPENERS).exists() and file_id(path / OPENERS) in _joined:
+            # A second descriptor would drop the lock of the first one when it is closed.
+            raise ConfigError(f"the store {path} is open in this process already; use that one")
         self._file = open_private(path / OPENERS)
+        self._file_id = file_id(self._file)
+        _joined.add(self._file_id)
         try:
             self.alone = self._try(fcntl.LOCK_EX)
             """Whether nobody else has the store open. Until `share`, others wait."""
@@ -156,6 +164,7 @@ class Openers:
 
     def close(self) -> None:
         """Leave."""
+        _joined.discard(self._file_id)
         os.close(self._file)
 
     def _try(self, kind: int) -> bool:
@@ -177,6 +186,12 @@ class Openers:
                 " one store serves the processes of one container: run them there, or give this"
                 " one a volume of its own"
             )
+
+
+def file_id(file: Path | int) -> tuple[int, int]:
+    """What tells a file from every other one, whatever its path."""
+    found = os.stat(file)
+    return found.st_dev, found.st_ino
 
 
 def open_private(path: Path) -> int:
@@ -206,3 +221,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+os.register_at_fork(after_in_child=_joined.clear)  # a child has not inherited the locks

@@ -40,7 +40,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from mesh.errors import StoreBusy, StoreError
-from workers.store import format, place
+from workers.store import backup, format, place
 from workers.store.election import Election
 from workers.store.engine import Engine, ReadBlock
 from workers.store.progress import BEAT_EVERY, ProgressFile
@@ -231,6 +231,15 @@ class Store:
             return self._writer.execute(jobs)
 
     # ------------------------------------------------------------ the end
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the store as of now into the new directory `target`, while all go on working.
+
+        Raises:
+            ConfigError: `target` exists.
+        """
+        with self._engine.view():  # keeps the map as it is until the copy is made
+            backup.copy(self._engine.env, Path(target).resolve())
 
     def close(self) -> None:
         """Resign and close the file. Waits for views that are open."""

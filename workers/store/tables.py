@@ -57,7 +57,7 @@ class View:
 
         Raises:
             DataCorrupted: the value is not what was written.
-            InvalidArgument: `key` is empty or longer than MAX_KEY.
+            InvalidArgument: `key` is empty.
         """
         try:
             found = self._get(key, None, table.handle)
@@ -82,7 +82,8 @@ class View:
         try:
             with self.raw.cursor(table.handle) as cursor:
                 if reverse:
-                    placed, step = _seek_last(cursor, prefix, start), cursor.iterprev
+                    placed = _seek_last(cursor, prefix, start, table.index)
+                    step = cursor.iterprev
                 else:
                     first = max(prefix, start)
                     placed = cursor.set_range(first) if first else cursor.first()
@@ -186,14 +187,16 @@ def translated(error: Any, table: Table, key: bytes) -> Exception:
     return StoreError(f"table {table.name!r}: {error}")
 
 
-def _seek_last(cursor: Any, prefix: bytes, start: bytes) -> bool:
+def _seek_last(cursor: Any, prefix: bytes, start: bytes, index: bool) -> bool:
     """Place `cursor` at the last entry of the last key that is wanted, or say that there is none.
 
     The last key wanted begins with `prefix` and, if `start` is given, is at most `start`.
     """
     if start.startswith(prefix) and start:
         if cursor.set_range(start):
-            return bool(cursor.last_dup() if bytes(cursor.key()) == start else cursor.prev())
+            if bytes(cursor.key()) != start:
+                return bool(cursor.prev())
+            return not index or bool(cursor.last_dup())
         return bool(cursor.last())
     if start and start < prefix:
         return False

@@ -195,15 +195,16 @@ class LmdbBackend:
 
     def _execute_relaxed(self, ops: Sequence[Op]) -> list[Any]:
         """Run operations over what is not on disk yet, and leave it there."""
+        if self._overlay and self._overlay.octets > MAX_OVERLAY:
+            error = self._flush()
+            if error is not None:  # a full disk: no more is acknowledged than can be lost
+                return [error] * len(ops)
         now = self._clock()
         with self._reading(overlay=True) as tables:
             ran = run_changes(tables, ops, now, self.cache, self._once_relaxed, 0)
             self._note(ran, ops, tables)
-        overlay = self._overlay
-        if overlay and not self._flush_at:
+        if self._overlay and not self._flush_at:
             self._flush_at = now + RELAXED_TTL
-        if overlay and overlay.octets > MAX_OVERLAY:
-            self._flush()
         return ran.results
 
     def _commit(self, ops: Sequence[Op], tidy: int) -> Ran | Exception:

@@ -1,0 +1,116 @@
+"""The service over a store in memory: lanes, methods, streams, in one process without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mesh.errors import InvalidArgument, VersionConflict
+from mesh.testing import MeshTest
+from tests.conformance.memory.driver import Clock
+from workers.memory.backends.inmemory import MemoryBackend
+from workers.memory.handler import CHANGING, READING, MemoryHandler
+from workers.memory.watching import MAX_WATCHERS, MOST, Hub
+
+
+def handler() -> MemoryHandler:
+    """One that writes at once."""
+    backend = MemoryBackend(64_000_000, clock=Clock())
+    made = MemoryHandler(backend)
+    made.service.lane("writer", capacity=100, execute=made.execute)
+    made.service.lane("watch", capacity=100)
+    return made
+
+
+def test_who_serves_what() -> None:
+    service = MemoryHandler(MemoryBackend(64_000_000)).service
+    assert service.lanes() == {"": 256, "writer": 0, "watch": 0}
+    assert {name for name, method in service.methods.items() if method.lane == "writer"} == set(
+        CHANGING
+    )
+    for name in READING:
+        assert service.methods[name].lane == "" and service.methods[name].idempotent
+    assert not service.methods["increment"].idempotent, "this store does not recognise repeats"
+    assert service.methods["persist"].idempotent
+
+
+def test_each_method_says_what_it_does() -> None:
+    for method in handler().service.methods.values():
+        assert method.doc and method.signature
+
+
+def test_calls() -> None:
+    with MeshTest(handler().service) as m:
+        assert m.call("memory.set", "k", {"a": 1}) == 1
+        assert m.call("memory.get", "k") == {"a": 1}
+        assert m.call("memory.at_writer", "get", ["k"]) == {"a": 1}
+        with pytest.raises(VersionConflict) as caught:
+            m.call("memory.compare_and_set", "k", 2, 9)
+        assert caught.value.data["version"] == 1
+        for number in range(3):
+            m.call("memory.set", f"x{number}", number)
+        assert list(m.stream("memory.scan", "x", values=True)) == [["x0", 0], ["x1", 1], ["x2", 2]]
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "complaint"),
+    [
+        ("set", ["k"], "missing a required argument: 'value'"),
+        ("set", [5, 1], "keys are text"),
+        ("get", [""], "key is empty"),
+        ("at_writer", ["set", ["k", 1]], "at_writer: 'set' is not one of"),
+        ("at_writer", ["get", []], "missing"),
+        ("at_writer", ["get", 5], "a list"),
+        ("at_writer", [["get"]], "is not one of"),
+    ],
+)
+def test_refusals(method: str, args: list[Any], complaint: str) -> None:
+    with MeshTest(handler().service) as m, pytest.raises(InvalidArgument, match=complaint):
+        m.call(f"memory.{method}", *args)
+
+
+def test_each_call_of_a_batch_has_its_own_outcome() -> None:
+    with MeshTest(handler().service) as m:
+        results = m.batch("memory.set", [("a", 1), ("", 2), ("b",), ("c", 3)])
+        assert [type(result).__name__ for result in results] == [
+            "int", "InvalidArgument", "InvalidArgument", "int",
+        ]  # fmt: skip
+        assert m.call("memory.get_many", ["a", "b", "c"]) == {"a": 1, "c": 3}
+
+
+def test_watching_and_waiting() -> None:
+    async def scenario() -> None:
+        async with MeshTest(handler().service) as m:
+            seen = []
+            async for event in m.stream("memory.watch", "a"):
+                seen.append((event["kind"], event["key"]))
+                if event["kind"] == "watching":
+                    waiting = asyncio.create_task(m.call("memory.wait", "abc", 30))
+                    await m.call("memory.set", "b", 1)
+                    await m.call("memory.set", "abc", 1)
+                    await m.call("memory.clear", ns="default")
+                if event["kind"] == "cleared":
+                    break
+            assert seen == [("watching", "a"), ("set", "abc"), ("cleared", "")]
+            assert await waiting is True
+            assert await m.call("memory.wait", "never", 0.05) is False
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_watcher_is_told_what_it_missed() -> None:
+    async def run() -> None:
+        hub = Hub(lambda namespaces: None)
+        watcher = hub.join("n", b"")
+        assert watcher is not None
+        hub.report([("n", b"k", "set", 1)] * (MOST + 7) + [("other", b"k", "set", 1)])
+        assert (len(watcher.waiting), watcher.missed) == (MOST, 7)
+        hub.leave(watcher)
+        hub.report([("n", b"k", "set", 2)])
+        assert watcher.missed == 7
+        assert all(hub.join("n", b"") for _ in range(MAX_WATCHERS))
+        assert hub.join("n", b"") is None
+
+    asyncio.run(run())
