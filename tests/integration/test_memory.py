@@ -43,7 +43,7 @@ def writer_of(data: Path) -> int:
     from workers.store import lock_holder
 
     holder = lock_holder(data)
-    assert holder is not None
+    assert holder is not None, "nobody holds the lock of the store"
     return holder
 
 
@@ -112,6 +112,7 @@ def test_relaxed_namespaces_are_read_at_the_writer(
         assert caught.value.data == {"lane": "writer"}
 
 
+@pytest.mark.timeout(600 if SOAK else 60)
 def test_the_writer_dies_under_load(process: support.Start, broker: str, tmp_path: Path) -> None:
     """Nothing acknowledged is lost, and no increment is done twice, over kills of the writer."""
     rounds = 30 if SOAK else 3
@@ -126,7 +127,7 @@ def test_the_writer_dies_under_load(process: support.Start, broker: str, tmp_pat
             with connect(broker) as m:
                 while not stop.is_set():
                     found = m.call("memory.increment", name)
-                    assert found == acknowledged.get(name, 0) + 1
+                    assert found == acknowledged.get(name, 0) + 1, name
                     acknowledged[name] = found
         except BaseException as error:
             failures.append(error)
@@ -146,7 +147,7 @@ def test_the_writer_dies_under_load(process: support.Start, broker: str, tmp_pat
         assert not failures
         for name, number in acknowledged.items():
             assert m.call("memory.get", name) == number
-            assert number > rounds
+        assert len(acknowledged) == len(threads)
 
 
 def test_a_stopped_writer_is_killed_by_its_supervisor(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from workers.memory.change import Event
+from workers.memory.locks import Event
 
 READS = frozenset(("get", "get_many", "exists", "ttl", "scan", "lock_info", "stats"))
 # What needs room: refused when nothing can be given up for it.

@@ -15,64 +15,39 @@ from typing import Any
 from mesh.errors import DataCorrupted, InvalidArgument, QuotaExceeded, VersionConflict
 from mesh.protocol import payload
 from workers.memory.limits import INT_RANGE
-from workers.memory.records import Entry, Lock, Space, read_entry, read_lock
+from workers.memory.locks import A_LOCK, AN_ENTRY, Locks
+from workers.memory.records import Entry, Space, read_entry, read_lock
 from workers.memory.sweeping import SLICE, clear_slice
-from workers.memory.tables import ENTRIES, EXPIRY, LOCKS, META, SPACES, SWEEPS, TAGS
+from workers.memory.tables import ENTRIES, EXPIRY, LOCKS, SPACES, SWEEPS, TAGS, Tables
 from workers.memory.view import (
     FILL,
     LOCK,
-    NAME,
     NUMBER,
     OF_PREFIX,
     OF_SPACE,
     OF_TAG,
-    TOTALS,
     Sweep,
-    View,
     slot_of,
     tag_slot,
 )
 
-AN_ENTRY, A_LOCK = b"e", b"l"
 SET, DELETED, EXPIRED, EVICTED, CLEARED = "set", "deleted", "expired", "evicted", "cleared"
-# What `reserve` may find.
-HIT, STALE, LEAD, WAIT = "hit", "stale", "lead", "wait"
 MAX_SWEEPS = 256
 
 _U32 = struct.Struct(">I")
 _TIME = struct.Struct(">Q")
 
-Event = tuple[str, bytes, str, int]
-"""Namespace, key (or prefix, or tag), what happened, version."""
 
+class Change(Locks):
+    """All verbs that write. `close` must follow the last one."""
 
-class Change(View):
-    """A view that can change the tables. `close` writes the totals; nothing may follow it."""
-
-    def __init__(self, tables: Any, now: int) -> None:
+    def __init__(self, tables: Tables, now: int) -> None:
         super().__init__(tables, now)
         self.effects: list[tuple[bytes, int, int]] = []
-        self.events: list[Event] = []
-        self._totals = self.totals()
-        self._before = self._totals.pack()
         self._verbs: Mapping[str, Callable[..., Any]] = {
             verb: getattr(self, verb)
             for verb in ("get", "set", "delete", "expire", "increment", "exists")
         }
-
-    def close(self) -> None:
-        """Write what was counted meanwhile."""
-        for space in self._spaces.values():
-            if space is not None and space.changed:
-                self.tables.put(SPACES, NAME + space.name.encode(), space.pack())
-                space.changed = False
-        totals = self._totals.pack()
-        if totals != self._before:
-            self.tables.put(META, TOTALS, totals)
-
-    def totals(self) -> Any:
-        """Of the whole store, what is being changed included."""
-        return getattr(self, "_totals", None) or super().totals()
 
     # ---------------------------------------------------------------- entries
 
@@ -291,7 +266,7 @@ class Change(View):
         removed = space.entries
         self._renumber(space)
         for slot, record in locks:
-            self._put_lock(slot_of(space, slot[4:]), read_lock(record))
+            self.put_lock(slot_of(space, slot[4:]), read_lock(record))
         space.entries = space.octets = 0
         self._add_sweep(sweep)
         self.events.append((ns, b"", CLEARED, sweep.version))
@@ -304,66 +279,13 @@ class Change(View):
         space.quota = space.quota if quota is None else quota
         space.changed = True
 
-    # ---------------------------------------------------------------- locks and reservations
-
-    def lock(self, ns: str, name: bytes, owner: str, expire_at: int) -> int:
-        """Take a lock: its fencing token, greater than any before; 0 if somebody has it."""
-        if self._lock(ns, LOCK, name) is not None:
-            return 0
-        return self._take(ns, LOCK, name, expire_at, owner)
-
-    def extend(self, ns: str, name: bytes, token: int, expire_at: int) -> bool:
-        """Hold a lock until `expire_at`; False if `token` does not hold it any more."""
-        held = self._lock(ns, LOCK, name)
-        if held is None or held.token != token:
-            return False
-        slot = slot_of(self._space(ns), LOCK + name)
-        self.drop_lock(slot)
-        self._put_lock(slot, Lock(token, expire_at, held.owner))
-        return True
-
-    def unlock(self, ns: str, name: bytes, token: int) -> bool:
-        """Give a lock back; False if `token` does not hold it any more."""
-        held = self._lock(ns, LOCK, name)
-        if held is None or held.token != token:
-            return False
-        self.drop_lock(slot_of(self._space(ns), LOCK + name))
-        self.events.append((ns, name, "unlocked", token))
-        return True
-
-    def reserve(self, ns: str, key: bytes, expire_at: int) -> tuple[str, Entry | None, int]:
-        """For computing a value once: what is there, the entry, and a token for who computes.
-
-        HIT: fresh. STALE: may be used; with a token, compute it anew. LEAD: nothing is there,
-        compute it. WAIT: somebody else does. (Leases of Nishtala et al., "Scaling Memcache at
-        Facebook", NSDI 2013: a delete ends the reservation, so nothing outdated is kept.)
-        """
-        entry = self.get(ns, key)
-        if entry is not None:
-            return HIT, entry, 0
-        entry = self.get(ns, key, True)
-        state = LEAD if entry is None else STALE
-        if self._lock(ns, FILL, key) is not None:
-            return (WAIT if entry is None else STALE), entry, 0
-        return state, entry, self._take(ns, FILL, key, expire_at, "")
-
-    def release(self, ns: str, key: bytes, token: int) -> bool:
-        """Give a reservation back without a value; False if `token` does not hold it any more."""
-        held = self._lock(ns, FILL, key)
-        if held is None or held.token != token:
-            return False
-        self.drop_lock(slot_of(self._space(ns), FILL + key))
-        self.events.append((ns, key, "released", token))
-        return True
-
     # ---------------------------------------------------------------- what time and space take
 
     def evict(self, slot: bytes) -> int:
         """Remove an entry to make room; the octets it gave up."""
-        before: int = self._totals.octets
+        before = self._totals.octets
         self.drop(slot, EVICTED)
-        given: int = before - self._totals.octets
-        return given
+        return before - self._totals.octets
 
     def tidy(self, limit: int) -> int:
         """Clear up to about `limit` of what has expired or is void; how many there were."""
@@ -471,50 +393,10 @@ class Change(View):
         if found != version:
             raise _conflict(key, found, version)
 
-    def _space(self, ns: str) -> Space:
-        space = self.space(ns)
-        if space is None:
-            space = self._spaces[ns] = Space(ns, 0)
-            self._renumber(space)
-        return space
-
-    def _renumber(self, space: Space) -> None:
-        self._totals.spaces += 1
-        space.number = self._totals.spaces
-        space.changed = True
-        self.tables.put(SPACES, NUMBER + _U32.pack(space.number), space.name.encode())
-
-    def _next_version(self) -> int:
-        self._totals.version += 1
-        version: int = self._totals.version
-        return version
-
     def _add_sweep(self, sweep: Sweep) -> None:
         sweep.number = max((known.number for known in self.sweeps()), default=0) + 1
         self.sweeps().append(sweep)
         self.tables.put(SWEEPS, _U32.pack(sweep.number), sweep.pack())
-
-    def _take(self, ns: str, kind: bytes, name: bytes, expire_at: int, owner: str) -> int:
-        slot = slot_of(self._space(ns), kind + name)
-        self.drop_lock(slot)
-        token = self._next_version()
-        self._put_lock(slot, Lock(token, expire_at, owner))
-        return token
-
-    def _put_lock(self, slot: bytes, lock: Lock) -> None:
-        self.tables.put(LOCKS, slot, lock.pack())
-        self.tables.put(EXPIRY, _TIME.pack(lock.expire_at) + A_LOCK + slot, b"")
-
-    def drop_lock(self, slot: bytes) -> None:
-        """Remove a lock or reservation, if there is one."""
-        record = self.tables.get(LOCKS, slot)
-        if record is not None:
-            self.tables.delete(LOCKS, slot)
-            self.tables.delete(EXPIRY, _TIME.pack(read_lock(record).expire_at) + A_LOCK + slot)
-
-    def _drop_fills(self, space: Space, prefix: bytes) -> None:
-        for slot, _ in list(self._starting(LOCKS, slot_of(space, FILL + prefix))):
-            self.drop_lock(slot)
 
 
 def add(before: Any, by: int | float, key: bytes) -> int | float:

@@ -9,7 +9,8 @@ from typing import Any
 from mesh.errors import CallError, StoreFull
 from workers.memory.backend import Op
 from workers.memory.cache import Cache
-from workers.memory.change import Change, Event
+from workers.memory.change import Change
+from workers.memory.locks import Event
 from workers.memory.tables import Tables
 from workers.memory.view import View, slot_of
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from workers.memory.backend import Op
 from workers.memory.cache import Cache
-from workers.memory.change import DELETED, EVICTED, EXPIRED, SET, Event
+from workers.memory.change import DELETED, EVICTED, EXPIRED, SET
+from workers.memory.locks import Event
 from workers.memory.running import Counts
 
 _FIGURES = ("hits", "misses", "written", "deleted", "expired", "evicted")

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from workers.memory.change import CLEARED, Event
+from workers.memory.change import CLEARED
+from workers.memory.locks import Event
 
 # Events that wait for one who reads slowly; beyond them it is told how many it missed.
 MOST = 10_000

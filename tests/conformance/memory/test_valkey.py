@@ -17,7 +17,7 @@ from tests.conformance.memory import valkey
 from tests.conformance.memory.driver import Driver, RealClock
 from workers.memory.backend import Op
 from workers.memory.backends.redis import RedisBackend
-from workers.memory.change import Event
+from workers.memory.locks import Event
 
 
 @pytest.fixture(params=["server", "cluster"])

@@ -24,9 +24,7 @@ from mesh.errors import (
     CallError,
     ConfigError,
     InvalidArgument,
-    KeyReused,
     Overloaded,
-    QuotaExceeded,
     StoreBusy,
     StoreFull,
     VersionConflict,
@@ -35,9 +33,15 @@ from mesh.protocol import payload
 from workers.memory.backend import Capabilities, Op, Watch
 from workers.memory.backends.listening import Listener
 from workers.memory.backends.script import SCRIPT
+from workers.memory.backends.translation import (
+    checked,
+    keys_of,
+    request,
+    result_of,
+    step_results,
+)
 from workers.memory.change import CLEARED, add
-from workers.memory.limits import INT_RANGE
-from workers.memory.records import Entry, Lock
+from workers.memory.records import Entry
 
 PREFIX = "sage:"
 SPACES = b"sage:spaces"
@@ -46,14 +50,7 @@ PARTITIONS = 16
 SLICE = 1000
 MAX_RETRIES = 50
 TIMEOUT = 5.0
-OVERHEAD = 400
 TIDY_EVERY = 1.0
-
-# Repeating these changes nothing that the first time did not.
-_REPEATABLE = frozenset(("set", "set_many", "delete", "expire", "touch", "invalidate", "clear",
-                         "configure", "get", "get_many", "exists", "ttl", "scan", "lock_info",
-                         "stats"))  # fmt: skip
-_CONDITIONAL = ("only_if", "version", "token")
 
 
 class RedisBackend:
@@ -107,7 +104,7 @@ class RedisBackend:
                 part = group[begin : begin + 256]
                 found = self._send(base, [op for _, op in part])
                 for (index, op), result in zip(part, found, strict=True):
-                    results[index] = _result(op, result)
+                    results[index] = result_of(op, result)
         for op, result in zip(ops, results, strict=True):
             self._count(op, result)
         return results
@@ -185,7 +182,7 @@ class RedisBackend:
             return self._base(op.ns, b"") if self._partitions == 1 else None
         if op.verb == "increment" and not isinstance(op.arguments["by"], int | float):
             return None
-        keys = _keys(op)
+        keys = keys_of(op)
         bases = {self._base(op.ns, key) for key in keys}
         if not bases:
             return self._base(op.ns, b"")
@@ -199,7 +196,7 @@ class RedisBackend:
             if op.ns and op.ns not in self._registered and op.verb in _CREATES:
                 self._client.sadd(SPACES, op.ns)
                 self._registered.add(op.ns)
-        data = msgpack.packb([_request(op) for op in ops], use_bin_type=False)
+        data = msgpack.packb([request(op) for op in ops], use_bin_type=False)
         try:
             try:
                 reply = self._client.evalsha(self._sha, 1, base, data)
@@ -215,7 +212,7 @@ class RedisBackend:
         (found,) = self._send(base, [op])
         if isinstance(found, Exception):
             raise found
-        return _checked(op, found)
+        return checked(op, found)
 
     def _attempt(self, op: Op) -> Any:
         try:
@@ -258,7 +255,7 @@ class RedisBackend:
         found: dict[bytes, Entry | None] = {}
         for base, keys in self._by_place(op.ns, op.arguments["keys"]).items():
             part = Op("get_many", op.ns, {**op.arguments, "keys": keys})
-            found.update(zip(keys, _result(part, self._one(base, part)), strict=True))
+            found.update(zip(keys, result_of(part, self._one(base, part)), strict=True))
         return [found[key] for key in op.arguments["keys"]]
 
     def _over_places(self, op: Op) -> Iterable[Any]:
@@ -281,7 +278,7 @@ class RedisBackend:
         bases = self._bases(op.ns)
         while part < len(bases):
             arguments = {**op.arguments, "after": within, "limit": limit - len(page)}
-            found, within = _result(op, self._one(bases[part], Op("scan", op.ns, arguments)))
+            found, within = result_of(op, self._one(bases[part], Op("scan", op.ns, arguments)))
             page += found
             if not within:
                 part += 1
@@ -323,7 +320,7 @@ class RedisBackend:
         steps = op.arguments["steps"]
         keys = [key for key, _ in op.arguments["conditions"]]
         for verb, arguments in steps:
-            keys += _keys(Op(verb, op.ns, arguments))
+            keys += keys_of(Op(verb, op.ns, arguments))
         bases = {self._base(op.ns, key) for key in keys}
         if len(bases) > 1:
             raise InvalidArgument(
@@ -334,7 +331,7 @@ class RedisBackend:
         base = bases.pop() if bases else self._base(op.ns, b"")
         if not any(verb == "increment" for verb, _ in steps):
             found: list[Any] = self._one(base, op)
-            return _step_results(op, found)
+            return step_results(op, found)
         for _ in range(MAX_RETRIES):
             found = self._batch_once(base, op)
             if found:
@@ -361,7 +358,7 @@ class RedisBackend:
                 continue
             key = given["key"]
             if key not in entries:
-                entries[key] = _result(
+                entries[key] = result_of(
                     Op("get", op.ns),
                     self._one(base, Op("get", op.ns, {"key": key, "stale": False})),
                 )
@@ -379,7 +376,7 @@ class RedisBackend:
             steps.append(("set", again, [b"i" if isinstance(total, int) else b"d", repr(total)]))
         arguments = {"conditions": list(conditions.items()), "steps": steps}
         try:
-            return _step_results(op, self._one(base, Op("batch", op.ns, arguments, op.call)))
+            return step_results(op, self._one(base, Op("batch", op.ns, arguments, op.call)))
         except VersionConflict as error:
             if error.data["key"].encode() in wanted:
                 raise
@@ -450,155 +447,6 @@ def _connect(url: str, cluster: bool) -> Any:
     except (redis.exceptions.RedisError, ValueError) as error:
         raise ConfigError(f"no redis server at {url.rpartition('@')[2]}: {error}") from None
     return client
-
-
-def _keys(op: Op) -> list[bytes]:
-    arguments = op.arguments
-    if "keys" in arguments:
-        return list(arguments["keys"])
-    key = arguments.get("key", arguments.get("name"))
-    return [] if key is None else [key]
-
-
-def _request(op: Op) -> tuple[Any, ...]:
-    """An operation for the script."""
-    arguments = dict(op.arguments)
-    if op.verb == "batch":
-        arguments["steps"] = [
-            (step[0], _for_script(step[0], dict(step[1])), *step[2:]) for step in arguments["steps"]
-        ]
-    else:
-        arguments = _for_script(op.verb, arguments)
-    if op.call is None or _harmless(op):
-        return op.verb, arguments
-    session, sequence, digest = op.call
-    return op.verb, arguments, f"{session:x}-{sequence}-{len(digest)}{digest[16:].hex()}", digest
-
-
-def _harmless(op: Op) -> bool:
-    conditional = any(op.arguments.get(name) not in (None, "") for name in _CONDITIONAL)
-    return op.verb in _REPEATABLE and not conditional
-
-
-def _for_script(verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    if verb == "set":
-        body = arguments.pop("body")
-        arguments["field"], arguments["value"] = _fields(body)
-        tags = tuple(arguments.get("tags", ()))
-        arguments["tags"] = tags
-        arguments.setdefault("expire_at", 0)
-        arguments.setdefault("fresh_until", 0)
-        arguments["cost"] = OVERHEAD + 2 * len(arguments["key"]) + len(body) + 64 * len(tags)
-        if arguments.get("version") is None:
-            arguments.pop("version", None)
-        if arguments.get("token") is None:
-            arguments.pop("token", None)
-    elif verb == "increment":
-        by = arguments["by"]
-        arguments["float"] = isinstance(by, float)
-        arguments["by"] = repr(by)
-        arguments.setdefault("expire_at", 0)
-        arguments["cost"] = OVERHEAD + 2 * len(arguments["key"]) + 16
-    elif verb == "expire":
-        arguments.setdefault("condition", "")
-    elif verb == "delete" and arguments.get("version") is None:
-        arguments.pop("version", None)
-    elif verb == "configure" and arguments["quota"] is None:
-        arguments.pop("quota")
-    return arguments
-
-
-def _fields(body: bytes) -> tuple[str, bytes | str]:
-    """The value in the form in which the server can count with it."""
-    first = body[0]
-    if first <= 0x7F or first >= 0xE0 or 0xCC <= first <= 0xD3:
-        number = msgpack.unpackb(body)
-        if INT_RANGE[0] <= number <= INT_RANGE[1]:
-            return "i", str(number)
-    elif first == 0xCB:
-        return "d", repr(msgpack.unpackb(body))
-    return "b", body
-
-
-def _entry(fields: Any) -> Entry | None:
-    """An entry as the script gives it."""
-    if not fields:
-        return None
-    version, expire_at, fresh_until, tags, integer, number, body = fields
-    if integer:
-        body = msgpack.packb(int(integer))
-    elif number:
-        body = msgpack.packb(float(number))
-    names = tuple(tag.decode() for tag in msgpack.unpackb(tags, raw=True)) if tags else ()
-    return Entry(int(version), int(expire_at), int(fresh_until), names, body)
-
-
-def _checked(op: Op, found: Any) -> Any:
-    """A result of the script, or the error that it stands for. Raises CallError."""
-    if type(found) is not list or not found or found[0] != b"!":
-        return found
-    kind, version = found[1].decode(), found[2]
-    key = op.arguments.get("key", b"")
-    shown = key.decode() if isinstance(key, bytes) else ""
-    if kind.startswith("conflict"):
-        name = kind.partition(":")[2] or shown
-        raise VersionConflict(
-            f"key {name!r} has version {version}, not the one given; read it again",
-            data={"key": name, "version": version},
-        )
-    if kind == "quota":
-        raise QuotaExceeded(f"namespace {op.ns!r} would exceed its quota; delete something")
-    if kind == "reused":
-        raise KeyReused("the request's id was used before, for another call")
-    if kind == "number":
-        raise InvalidArgument(f"key {shown!r} holds no number, and cannot be incremented")
-    if kind == "finite":
-        raise InvalidArgument(f"key {shown!r}: the sum is not a finite number")
-    raise InvalidArgument(f"key {shown!r}: the sum exceeds 64 bits")
-
-
-def _result(op: Op, found: Any) -> Any:
-    """What the verb promises, or an error, of what the script gave."""
-    if isinstance(found, Exception):
-        return found
-    try:
-        return _CONVERT.get(op.verb, lambda result: result)(_checked(op, found))
-    except CallError as error:
-        return error
-
-
-def _step_results(op: Op, found: Any) -> list[Any]:
-    return [
-        _result(Op(step[0], op.ns, step[1]), result)
-        for step, result in zip(op.arguments["steps"], found, strict=True)
-    ]
-
-
-def _number(found: Any) -> int | float:
-    field, text = found
-    return int(text) if field == b"i" else float(text)
-
-
-def _lock_found(found: Any) -> Lock | None:
-    return Lock(found[0], found[1], found[2].decode()) if found else None
-
-
-def _page(found: Any) -> tuple[list[tuple[bytes, Entry | None]], bytes]:
-    items, after = found
-    return [(key, _entry(fields)) for key, fields in items or ()], after or b""
-
-
-_CONVERT: dict[str, Any] = {
-    "get": _entry,
-    "pop": _entry,
-    "touch": _entry,
-    "get_many": lambda found: [_entry(fields) for fields in found or ()],
-    "ttl": lambda found: None if found is False else found,
-    "scan": _page,
-    "lock_info": _lock_found,
-    "increment": _number,
-    "reserve": lambda found: (found[0].decode(), _entry(found[1]), found[2]),
-}
 
 
 def _failure(error: Exception) -> CallError:
