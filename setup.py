@@ -12,7 +12,11 @@ import os
 
 from setuptools import Extension, setup
 
-PUMP = "mesh/transport/_pump.pyx"
+TRANSPORT = (
+    "mesh/transport/_header.pyx",
+    "mesh/transport/_pump.pyx",
+    "mesh/transport/_stream.pyx",
+)
 COMPILED_AS_THEY_STAND = (
     "mesh/protocol/messages.py",
     "mesh/protocol/native.py",
@@ -44,7 +48,7 @@ def extensions() -> list[Extension]:
         modules: list[Extension] = cythonize(
             [
                 Extension(path.rpartition(".")[0].replace("/", "."), [path])
-                for path in (PUMP, *COMPILED_AS_THEY_STAND)
+                for path in (*TRANSPORT, *COMPILED_AS_THEY_STAND)
             ],
             # Annotations speak of interfaces (a Sequence); the .pxd files say what is what.
             compiler_directives={"language_level": 3, "annotation_typing": False},

@@ -31,7 +31,6 @@ from mesh.protocol.messages import (
     Body,
     Message,
 )
-from mesh.transport.pump import Wake
 
 RECEIVE_BUDGET = 256
 SPIN = 0.0001
@@ -55,17 +54,17 @@ class Endpoint:
 
 
 class _Port:
-    """One bound ROUTER. Routing ids are unique per socket only: where there are several, `prefix`
-    makes a peer's name unique. It is the port's index, and empty for an only port."""
+    """One endpoint. Names of peers are unique per endpoint only: where there are several, `prefix`
+    makes them unique. It is the port's index, and empty for an only port."""
 
     __slots__ = ("bound", "guard", "outgoing", "prefix", "pump", "refused", "watch")
 
-    def __init__(self, bound: transport.Bound, prefix: bytes, role: str) -> None:
+    def __init__(self, bound: transport.AnyBound, prefix: bytes, role: str) -> None:
         self.bound = bound
         self.prefix = prefix
         self.pump = bound.pump
         self.watch = bound.watch
-        self.guard = transport.ByteGuard(bound.watch, bound.pump)
+        self.guard = bound.guard
         self.refused = _NOT_FOR[role]
         self.outgoing: list[Sequence[Body]] = []
 
@@ -109,22 +108,16 @@ class Server:
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ports: list[_Port] = []
         try:
-            for index, endpoint in reversed(list(enumerate(endpoints))):
-                self._ports.insert(0, self._open(index, endpoint, len(endpoints) > 1))
+            for index, endpoint in enumerate(endpoints):
+                self._ports.append(self._open(index, endpoint, len(endpoints) > 1))
+            self._sleep = transport.waiter([port.bound for port in self._ports], self._wake_read)
         except BaseException:
             self._close(0.0)
             raise
         router.endpoints = self.endpoints
 
     def _open(self, index: int, endpoint: Endpoint, several: bool) -> _Port:
-        """Bound from the last endpoint to the first, whose pump waits for them all."""
-        wake: list[Wake] = [self._wake_read]
-        for port in self._ports:
-            wake += [port.bound.socket, port.watch.socket]
-        # No heartbeats of ours: libzmq 4.3 aborts the process when it is about to send one over a
-        # connection that ended while its queue was full. Those of the peers do the same service,
-        # as each tells the broker when to take the connection for dead.
-        bound = transport.router_socket(endpoint.address, wake=wake, heartbeat_every=0.0)
+        bound = transport.listen(endpoint.address)
         return _Port(bound, bytes([index]) if several else b"", endpoint.role)
 
     @property
@@ -187,7 +180,7 @@ class Server:
                 self._receive(port, found, now)
             port.guard.after(found, now)
             if pump.drained:
-                for peer in watch.departed(pump):
+                for peer in port.bound.departed():
                     self._forms.pop(port.prefix + peer, None)
                     self._backlog.discard(port.prefix + peer)
                     router.lost(port.prefix + peer, now)
@@ -214,7 +207,7 @@ class Server:
             if port.watch.pending:
                 return
         if until > now:
-            self._ports[0].pump.wait(until - now)
+            self._sleep(until - now)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
 
@@ -389,10 +382,9 @@ class Server:
 
     def _close(self, linger: float) -> None:
         for port in self._ports:
-            port.watch.close()
-            port.bound.socket.close(int(linger * 1000))
+            port.bound.close(linger)
         if linger and self._ports:
-            transport.context().term()
+            transport.end_context()
         self._ports = []
         os.close(self._wake_read)
         os.close(self._wake_write)

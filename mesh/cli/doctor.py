@@ -71,7 +71,15 @@ def run(brokers: Sequence[str] | None, output: Output) -> bool:
 
 def examine(brokers: Sequence[str] | None) -> Iterator[Finding]:
     """All findings. `brokers` None means that the user named none: then none need be there."""
-    checks: tuple[Callable[[], Finding], ...] = (_python, _mesh, _pump, _msgpack, _files, _cores)
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _mesh,
+        _pump,
+        _connections,
+        _msgpack,
+        _files,
+        _cores,
+    )
     yield from (check() for check in checks[:2])
     missing = [_module(name, module) for name, module in NEEDED.items()]
     yield from missing
@@ -116,6 +124,14 @@ def _pump() -> Finding:
         "`pip install --force-reinstall --no-deps sage-mesh`, in a checkout `make clean install`"
     )
     return Finding("frame pump", WARN, f"pure Python: {pump.why()}", hint)
+
+
+def _connections() -> Finding:
+    from mesh import transport
+
+    if transport.DIRECT:
+        return Finding("connections", OK, "direct, no I/O thread between")
+    return Finding("connections", OK, "by libzmq")
 
 
 def _msgpack() -> Finding:

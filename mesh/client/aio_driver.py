@@ -131,8 +131,9 @@ class LoopDriver:
         core = self.core
         while self._abandoned:
             core.cancel(self._abandoned.popleft(), self.wire.clock())
-        # A few rounds, then others on this loop have their turn.
-        if self.wire.turn(4):
+        # One round: what waits for the replies is to run, and its next calls to leave, before more
+        # are read.
+        if self.wire.turn(1):
             self.soon()
         for call in core.take_news():
             handle = call.handle

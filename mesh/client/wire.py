@@ -14,7 +14,10 @@ from mesh import transport
 from mesh.client.core import ClientCore
 from mesh.protocol.messages import Body, Message
 
-RECEIVE_BUDGET = 512
+# Replies are read in portions: while this process works on one, the broker and the worker have
+# the requests that the last one made room for. A quarter of what is open keeps all three busy.
+MIN_PORTION = 16
+MAX_PORTION = 512
 LINGER = 0.2
 
 Entry: TypeAlias = tuple[int, Message]
@@ -34,7 +37,7 @@ class Wire:
         self.turned_at = 0.0
         self.on_open: Callable[[list[int]], None] = _ignore
         self.on_close: Callable[[list[int]], None] = _ignore
-        self._links: dict[int, transport.Link] = {}
+        self._links: dict[int, transport.AnyLink] = {}
         self._held_back: dict[int, list[Entry]] = {}
 
     def turn(self, rounds: int = 8) -> bool:
@@ -44,7 +47,6 @@ class Wire:
             self.turned_at = now = self.clock()
             unread = self._receive(now)
             core.tick(now)
-            # Sending may swallow the sign that something has arrived: look once more.
             if not self._send(now) and not unread:
                 return False
         return True
@@ -54,13 +56,13 @@ class Wire:
         if len(self._links) != 1:
             return False
         ((number, link),) = self._links.items()
-        found = link.pump.read(RECEIVE_BUDGET, duration)
+        found = link.pump.read(MAX_PORTION, duration)
         self._feed(number, found, self.clock())
         return bool(found)
 
     def descriptors(self) -> list[int]:
         """What to wait for, besides the core's next deadline."""
-        return [fd for link in self._links.values() for fd in _descriptors(link)]
+        return [fd for link in self._links.values() for fd in link.descriptors()]
 
     def close(self) -> None:
         """Close all sockets; what was sent before still leaves."""
@@ -72,6 +74,8 @@ class Wire:
     def _receive(self, now: float) -> bool:
         """Take in what has arrived; True if there may be more."""
         unread = False
+        core = self.core
+        portion = min(MAX_PORTION, max(MIN_PORTION, len(core.calls) >> 2))
         for number, link in list(self._links.items()):
             watch = link.watch
             watch.drain()
@@ -79,7 +83,7 @@ class Wire:
                 self._held_back[number] = []
                 self.core.connected(number, now)
             pump = link.pump
-            found = pump.read(RECEIVE_BUDGET)
+            found = pump.read(portion)
             if found:
                 self._feed(number, found, now)
             # The end of a connection can be reported before all that it delivered has been read.
@@ -106,9 +110,11 @@ class Wire:
     # ---------------------------------------------------------------- out
 
     def _send(self, now: float) -> bool:
+        """Send what there is and see to the links; True if it is necessary to look once more."""
         core = self.core
         out = core.take()
-        sent = bool(out)
+        # Sending may swallow libzmq's sign that something has arrived.
+        again = bool(out) and not transport.DIRECT
         if out:
             number = out[0][0]
             # The common case: one link, and all is for it.
@@ -129,8 +135,8 @@ class Wire:
                 self._close(number, LINGER if core.closed else 0.0)
             else:
                 self._open(number, endpoint, now)
-            sent = True
-        return sent
+            again = True
+        return again
 
     def _send_over(self, number: int, entries: list[Entry], now: float) -> None:
         if number not in self._links:
@@ -154,27 +160,21 @@ class Wire:
 
     def _open(self, number: int, endpoint: str, now: float) -> None:
         try:
-            link = transport.dealer_socket(
-                endpoint, connect_timeout=self.core.settings.connect_timeout
-            )
+            link = transport.open_link(endpoint, self.core.settings.connect_timeout)
         except Exception as error:  # out of descriptors, no such host: all are reasons to try later
             self.core.lost(number, now, str(error))
             return
         self._links[number] = link
         self.changed += 1
-        self.on_open(_descriptors(link))
+        self.on_open(list(link.descriptors()))
 
     def _close(self, number: int, linger: float) -> None:
         link = self._links.pop(number, None)
         self._held_back.pop(number, None)
         if link is not None:
             self.changed += 1
-            self.on_close(_descriptors(link))
+            self.on_close(list(link.descriptors()))
             link.close(linger)
-
-
-def _descriptors(link: transport.Link) -> list[int]:
-    return [int(link.socket.fileno()), link.watch.fileno()]
 
 
 def _ignore(descriptors: list[int]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import random
 import select
@@ -23,7 +24,6 @@ from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from types import TracebackType
-from typing import Any
 
 from mesh.errors import ConfigError
 from mesh.protocol.messages import Body, Message
@@ -32,9 +32,11 @@ from mesh.service.dispatch import Dispatcher
 from mesh.service.invoke import Outcome, apply
 from mesh.service.looped import LoopDrive
 from mesh.service.session import SessionCore
-from mesh.transport import Link, Pump, dealer_socket, parse_endpoint
+from mesh.transport import AnyLink, open_link, parse_endpoint
 
-LIMIT = 256
+# Requests are read in portions: the broker and the callers work on the answers to one while this
+# process works on the next.
+LIMIT = 32
 SPIN = 100e-6
 RETRY_SEND = 0.01
 FLUSH_TTL = 1.0
@@ -50,7 +52,7 @@ class Channel:
 
     __slots__ = ("backlog", "link", "number", "pump", "watch")
 
-    def __init__(self, number: int, link: Link) -> None:
+    def __init__(self, number: int, link: AnyLink) -> None:
         self.number = number
         self.link = link
         self.pump = link.pump
@@ -59,7 +61,7 @@ class Channel:
 
     def descriptors(self) -> tuple[int, ...]:
         """What to watch; edge-triggered: after one fires, or anything was sent, look again."""
-        return int(self.link.socket.fileno()), self.watch.fileno()
+        return self.link.descriptors()
 
     def close(self) -> None:
         """End the connection; what was sent before still leaves."""
@@ -101,7 +103,7 @@ class Runtime:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._waiter: Pump | None = None
+        self._poll: select.poll | None = None
         self._spun = True
         self._noticed: set[str] = set()
         self._ready = threading.Event()
@@ -346,7 +348,7 @@ class Runtime:
                 self._send_to(number, list(group))
         for number, endpoint in actions:
             if endpoint is None and number in self.channels:
-                self._waiter = None
+                self._poll = None
                 channel = self.channels.pop(number)
                 if self._drive is not None:
                     self._drive.retire(channel)
@@ -372,13 +374,13 @@ class Runtime:
 
     def _open(self, number: int, endpoint: str, now: float) -> None:
         try:
-            channel = Channel(number, dealer_socket(endpoint))
+            channel = Channel(number, open_link(endpoint))
         except Exception as error:  # out of descriptors, no such host: all are reasons to try later
             log.warning("%s", error)
             self._core.lost(number, now)
             return
         self.channels[number] = channel
-        self._waiter = None
+        self._poll = None
 
     def _report(self) -> None:
         if self._core.live and not self._ready.is_set():
@@ -390,15 +392,12 @@ class Runtime:
         self._core.notices.clear()
 
     def _block(self, timeout: float) -> None:
-        if not self.channels:
-            select.select([self._wake_in], [], [], timeout)
-        else:
-            if self._waiter is None:
-                first, *others = self.channels.values()
-                wake: list[Any] = [self._wake_in.fileno(), first.watch.socket]
-                for channel in others:
-                    wake += [channel.link.socket, channel.watch.socket]
-                self._waiter = Pump(first.link.socket, wake=wake)
-            self._waiter.wait(timeout)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._wake_in, select.POLLIN)
+            for channel in self.channels.values():
+                for fd in channel.descriptors():
+                    self._poll.register(fd, select.POLLIN)
+        self._poll.poll(math.ceil(timeout * 1e3))
         with suppress(BlockingIOError):
             self._wake_in.recv(4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mesh.transport.endpoints import is_local, parse_endpoint
 from mesh.transport.guard import ByteGuard
+from mesh.transport.links import DIRECT, AnyBound, AnyLink, listen, open_link, waiter
 from mesh.transport.monitor import LinkWatch, PeerWatch, disconnect
 from mesh.transport.pump import KIND, LARGE, MAX_FRAMES, Body, LargeBody, Pump, why
 from mesh.transport.sockets import (
@@ -18,10 +19,13 @@ from mesh.transport.sockets import (
 )
 
 __all__ = [
+    "DIRECT",
     "KIND",
     "LARGE",
     "MAX_FRAMES",
     "MAX_MESSAGE",
+    "AnyBound",
+    "AnyLink",
     "Body",
     "Bound",
     "ByteGuard",
@@ -35,8 +39,11 @@ __all__ = [
     "disconnect",
     "end_context",
     "is_local",
+    "listen",
+    "open_link",
     "parse_endpoint",
     "router_socket",
     "seed_c_random",
+    "waiter",
     "why",
 ]

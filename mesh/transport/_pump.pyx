@@ -23,10 +23,10 @@ from libc.errno cimport EAGAIN, EHOSTUNREACH, EINTR
 from libc.stdlib cimport free, malloc
 from posix.dlfcn cimport RTLD_NOW, dlerror, dlopen, dlsym
 
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
 from mesh.protocol.messages cimport Message
+from mesh.transport._header cimport MAX_HEADER, HeaderReader, pack_header
 
 import zmq
 from zmq.backend.cython import _zmq as _pyzmq
@@ -36,13 +36,7 @@ from mesh.protocol import messages, native
 cdef extern from * nogil:
     """
     #include <sched.h>
-    #include <stdint.h>
-    #include <string.h>
     #include <time.h>
-
-    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "the compiled pump reads and writes headers on little-endian machines only"
-    #endif
 
     /* zmq_msg_t as libzmq's stable ABI has it: 64 bytes, pointer aligned. */
     typedef union { unsigned char bytes[64]; void *align; } mesh_msg;
@@ -68,25 +62,6 @@ cdef extern from * nogil:
         return __atomic_exchange_n(&mesh_returned, NULL, __ATOMIC_ACQUIRE);
     }
 
-    static uint64_t mesh_get64(const unsigned char *at) {
-        uint64_t value;
-        memcpy(&value, at, 8);
-        return __builtin_bswap64(value);
-    }
-    static uint32_t mesh_get32(const unsigned char *at) {
-        uint32_t value;
-        memcpy(&value, at, 4);
-        return __builtin_bswap32(value);
-    }
-    static void mesh_put64(unsigned char *at, uint64_t value) {
-        value = __builtin_bswap64(value);
-        memcpy(at, &value, 8);
-    }
-    static void mesh_put32(unsigned char *at, uint32_t value) {
-        value = __builtin_bswap32(value);
-        memcpy(at, &value, 4);
-    }
-
     static double mesh_now(void) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
@@ -105,10 +80,6 @@ cdef extern from * nogil:
         loan_t *next
     void mesh_give_back(void *data, void *hint)
     loan_t *mesh_take_returned()
-    uint64_t mesh_get64(const unsigned char *at)
-    uint32_t mesh_get32(const unsigned char *at)
-    void mesh_put64(unsigned char *at, uint64_t value)
-    void mesh_put32(unsigned char *at, uint32_t value)
     double mesh_now()
     int sched_yield()
 
@@ -190,19 +161,9 @@ cdef short POLLIN = 1
 cdef short POLLOUT = 2
 
 
-# The header of docs/protocol.md section 1, as `mesh.protocol.native` has it.
-cdef int MAGIC = native.MAGIC
-cdef int VERSION = native.VERSION
-cdef int LAST_COMMAND = messages.END
-cdef int PRIORITIES = messages.PRIORITIES
 cdef int RAW = messages.RAW
-cdef int MAX_NAME = messages.MAX_NAME
 cdef Py_ssize_t MAX_BODY_FRAMES = native.MAX_FRAMES
-cdef double MAX_TIMEOUT = native.MAX_TIMEOUT
 cdef tuple NO_FRAMES = messages.NO_FRAMES
-cdef enum:
-    HEADER_SIZE = 40
-    MAX_HEADER = 40 + 2 * 255
 
 
 cdef void _release_loans():
@@ -321,45 +282,6 @@ cdef int _send_frames(void *handle, list frames) except -1:
     return error
 
 
-cdef Py_ssize_t _pack_header(Message message, unsigned char *header) except -1:
-    """Write the header with its names, as `native.encode` does; its length."""
-    cdef Py_ssize_t service_size = PyBytes_GET_SIZE(message.service)
-    cdef Py_ssize_t method_size = PyBytes_GET_SIZE(message.method)
-    cdef double timeout = message.timeout
-    cdef uint32_t microseconds = 0
-    if (
-        service_size > 255
-        or method_size > 255
-        or (method_size and not service_size)
-        or not 0 <= message.credit <= 0xFFFFFFFF
-        or (message.command | message.flags | message.priority | message.code) & ~0xFF
-    ):
-        raise ValueError(f"{message!r} does not fit into a header")
-    if timeout >= MAX_TIMEOUT:
-        microseconds = 0xFFFFFFFF
-    elif timeout > 0.0:
-        microseconds = <uint32_t>(timeout * 1e6 + 0.5)
-        if microseconds == 0:
-            microseconds = 1
-    header[0] = MAGIC
-    header[1] = VERSION
-    header[2] = message.command
-    header[3] = message.flags
-    header[4] = message.priority
-    header[5] = message.code
-    header[6] = service_size
-    header[7] = method_size
-    mesh_put64(header + 8, <uint64_t>message.tag)
-    mesh_put32(header + 16, microseconds)
-    mesh_put32(header + 20, <uint32_t>message.credit)
-    mesh_put64(header + 24, <uint64_t>message.incarnation)
-    mesh_put64(header + 32, <uint64_t>message.sequence)
-    if service_size:
-        memcpy(header + HEADER_SIZE, PyBytes_AS_STRING(message.service), service_size)
-        memcpy(header + HEADER_SIZE + service_size, PyBytes_AS_STRING(message.method), method_size)
-    return HEADER_SIZE + service_size + method_size
-
-
 cdef int _send_bytes(void *handle, const void *data, size_t size, int flags) noexcept:
     """0, or the negated errno."""
     cdef int rc = zmq_send(handle, data, size, flags)
@@ -383,8 +305,7 @@ cdef class Pump:
     cdef void *_handle
     cdef zmsg _message
     cdef poll_item *_items
-    cdef bytes _service
-    cdef bytes _method
+    cdef HeaderReader _reader
 
     def __cinit__(self):
         zmq_msg_init(&self._message)
@@ -400,7 +321,7 @@ cdef class Pump:
         self.fresh = []
         self.dropped_oversize = 0
         self._router = router
-        self._service = self._method = b""
+        self._reader = HeaderReader()
         self._wake = tuple(wake)
         self._check()
         self._handle = <void *><size_t>socket.underlying
@@ -538,7 +459,8 @@ cdef class Pump:
                     continue
                 more = zmq_msg_more(&self._message)
                 count = 2
-            message = self._parse(&self._message)
+            message = self._reader.parse(
+                <const unsigned char *>zmq_msg_data(&self._message), zmq_msg_size(&self._message))
             if message is None:
                 frames = [peer] if self._router else []
                 frames.append(_take_body(&self._message))
@@ -584,57 +506,6 @@ cdef class Pump:
                     message.frames = frames
             found.append((peer, message))
         return found
-
-    cdef Message _parse(self, zmsg *frame):
-        """The message whose header `frame` is, still without frames; None if it is not native."""
-        cdef const unsigned char *header = <const unsigned char *>zmq_msg_data(frame)
-        cdef size_t size = zmq_msg_size(frame)
-        cdef Message message
-        cdef size_t service_size, method_size
-        if size < HEADER_SIZE or header[0] != MAGIC or header[1] != VERSION:
-            return None
-        service_size = header[6]
-        method_size = header[7]
-        if (
-            header[2] == 0
-            or header[2] > LAST_COMMAND
-            or header[4] >= PRIORITIES
-            or size != HEADER_SIZE + service_size + method_size
-            or service_size > <size_t>MAX_NAME
-            or method_size > <size_t>MAX_NAME
-            or (method_size and not service_size)
-        ):
-            return None
-        message = Message.__new__(Message)
-        message.command = header[2]
-        message.flags = header[3]
-        message.priority = header[4]
-        message.code = header[5]
-        message.tag = mesh_get64(header + 8)
-        message.timeout = mesh_get32(header + 16) * 1e-6
-        message.credit = mesh_get32(header + 20)
-        message.incarnation = mesh_get64(header + 24)
-        message.sequence = mesh_get64(header + 32)
-        message.frames = NO_FRAMES
-        if service_size:
-            # The same names come again and again: one object spares the copy and keeps its hash.
-            header += HEADER_SIZE
-            if (
-                <size_t>PyBytes_GET_SIZE(self._service) != service_size
-                or memcmp(PyBytes_AS_STRING(self._service), header, service_size) != 0
-            ):
-                self._service = PyBytes_FromStringAndSize(<char *>header, service_size)
-            header += service_size
-            if (
-                <size_t>PyBytes_GET_SIZE(self._method) != method_size
-                or memcmp(PyBytes_AS_STRING(self._method), header, method_size) != 0
-            ):
-                self._method = PyBytes_FromStringAndSize(<char *>header, method_size)
-            message.service = self._service
-            message.method = self._method
-        else:
-            message.service = message.method = b""
-        return message
 
     cdef int _trace(self, bytes peer) except -1:
         """Note the connection that a peer's message came by, if it is not known."""
@@ -686,7 +557,7 @@ cdef class Pump:
         for entry in entries:
             index += 1
             message = entry[1]
-            size = _pack_header(message, header)
+            size = pack_header(message, header)
             frames = message.frames
             if type(frames) is not tuple or len(frames) != 1 or not PyBytes_CheckExact(frames[0]):
                 frames = _sendable(frames) if frames else NO_FRAMES

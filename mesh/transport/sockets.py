@@ -19,6 +19,7 @@ import zmq
 
 from mesh.errors import ConfigError
 from mesh.transport.endpoints import is_ipv6, parse_endpoint
+from mesh.transport.guard import ByteGuard
 from mesh.transport.monitor import LinkWatch, PeerWatch
 from mesh.transport.pump import Pump, Wake
 
@@ -97,11 +98,16 @@ class Bound:
     endpoints: tuple[str, ...]
     pump: Pump
     watch: PeerWatch
+    guard: ByteGuard
 
-    def close(self) -> None:
-        """Stop listening, end all connections and throw away what was not sent."""
+    def departed(self) -> list[bytes]:
+        """The names of peers that left, each once; to be asked when the pump is drained."""
+        return self.watch.departed(self.pump)
+
+    def close(self, linger: float = 0.0) -> None:
+        """Stop listening and end all connections; go on sending for `linger` seconds."""
         self.watch.close()
-        self.socket.close(0)
+        self.socket.close(_milliseconds(linger))
 
 
 @dataclass(slots=True)
@@ -112,6 +118,10 @@ class Link:
     endpoint: str
     pump: Pump
     watch: LinkWatch
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What to wait for; edge-triggered: after one fires, or anything was sent, look again."""
+        return int(self.socket.fileno()), self.watch.fileno()
 
     def close(self, linger: float | None = None) -> None:
         """End the connection; with `linger`, go on sending what is queued for so many seconds."""
@@ -157,7 +167,7 @@ def router_socket(
     try:
         bound = tuple(_bind(socket, address) for address in addresses)
         pump = Pump(socket, router=True, wake=(watch.socket, *wake))
-        return Bound(socket, bound, pump, watch)
+        return Bound(socket, bound, pump, watch, ByteGuard(watch, pump))
     except BaseException:
         watch.close()
         socket.close(0)
@@ -230,17 +240,18 @@ def _set_common(
 def _bind(socket: zmq.Socket[bytes], address: str) -> str:
     """Listen at `address`; returns it with the port that was chosen."""
     if address.startswith("ipc://"):
-        _make_way(address.removeprefix("ipc://"))
+        make_way(address.removeprefix("ipc://"))
     socket.setsockopt(zmq.IPV6, int(is_ipv6(address)))
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
-        raise ConfigError(f"cannot listen at {address}: {_advice(error)}") from error
+        raise ConfigError(f"cannot listen at {address}: {advice(error)}") from error
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     return bytes(endpoint).rstrip(b"\0").decode()
 
 
-def _advice(error: zmq.ZMQError) -> str:
+def advice(error: OSError | zmq.ZMQError) -> str:
+    """What an error of listening means, and what to do about it."""
     if error.errno == errno.EADDRINUSE:
         return "another process listens there; stop it or choose another port"
     if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
@@ -248,7 +259,7 @@ def _advice(error: zmq.ZMQError) -> str:
     return error.strerror or str(error)
 
 
-def _make_way(path: str) -> None:
+def make_way(path: str) -> None:
     """Remove the socket file of a process that is gone.
 
     libzmq itself would remove whatever is in the way, be it a living broker's socket or a user's

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -32,6 +31,8 @@ from mesh.protocol.messages import (
     Body,
     Message,
 )
+from mesh.transport import direct
+from mesh.transport.listening import DirectBound
 from tests.support import Child
 
 PART = bytes(200_000)
@@ -55,12 +56,24 @@ class Peer:
         return heard
 
 
-class Broker:
-    """A server whose queues take few messages, and its peers, all driven by the test."""
+def narrow_router(endpoint: str) -> transport.Bound:
+    return transport.router_socket(endpoint, heartbeat_every=0.0, send_limit=2)
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        narrow = partial(transport.router_socket, send_limit=2)
-        monkeypatch.setattr(transport, "router_socket", narrow)
+
+def narrow_port(endpoint: str) -> DirectBound:
+    return DirectBound(transport.parse_endpoint(endpoint, bind=True), unsent_limit=len(PART))
+
+
+class Broker:
+    """A server whose queues take little, and its peers, all driven by the test."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        folder: Path,
+        listen: Callable[[str], transport.AnyBound],
+    ) -> None:
+        monkeypatch.setattr(transport, "listen", listen)
         addresses = [f"ipc://{folder}/{name}" for name in ("a", "b")]
         self.router = Router(RouterSettings(heartbeat=10.0))
         self.server = Server(self.router, [Endpoint(address) for address in addresses], spin=0.0)
@@ -98,16 +111,26 @@ class Broker:
         for peer in self.peers:
             peer.link.close()
         for port in self.server._ports:
-            port.watch.close()
-            port.bound.socket.close(0)
+            port.bound.close()
         self.server._ports = []
         self.server._close(0.0)
 
 
-@pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Broker]:
+@pytest.fixture(
+    params=[
+        pytest.param(narrow_router, id="libzmq"),
+        pytest.param(
+            narrow_port,
+            id="direct",
+            marks=pytest.mark.skipif(not direct.AVAILABLE, reason="nothing is compiled here"),
+        ),
+    ]
+)
+def broker(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Broker]:
     """A server with two ports that nobody has connected to yet."""
-    made = Broker(monkeypatch, tmp_path)
+    made = Broker(monkeypatch, tmp_path, request.param)
     yield made
     made.close()
 
@@ -239,7 +262,7 @@ from time import monotonic, sleep
 from broker.router import Router
 from broker.server import Endpoint, Server
 from mesh import transport
-transport.router_socket = partial(transport.router_socket, receive_limit=100)
+transport.listen = partial(transport.router_socket, heartbeat_every=0.0, receive_limit=100)
 server = Server(Router(), [Endpoint("tcp://127.0.0.1:0")])
 link = transport.dealer_socket(server.endpoints[0])
 link.pump.send([[bytes(100)]] * 50_000)
