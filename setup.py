@@ -20,6 +20,7 @@ TRANSPORT = (
 COMPILED_AS_THEY_STAND = (
     "mesh/protocol/messages.py",
     "mesh/protocol/native.py",
+    "mesh/protocol/payload.py",
     "mesh/resilience/breaker.py",
     "mesh/resilience/budget.py",
     "mesh/client/calls.py",
@@ -28,6 +29,7 @@ COMPILED_AS_THEY_STAND = (
     "mesh/client/core.py",
     "mesh/client/wire.py",
     "mesh/client/base.py",
+    "mesh/client/aio_driver.py",
     "mesh/context.py",
     "mesh/service/links.py",
     "mesh/service/requests.py",

@@ -19,6 +19,7 @@ from types import ModuleType
 NAMES = (
     "mesh.protocol.messages",
     "mesh.protocol.native",
+    "mesh.protocol.payload",
     "mesh.resilience.breaker",
     "mesh.resilience.budget",
     "mesh.client.calls",
@@ -27,6 +28,7 @@ NAMES = (
     "mesh.client.core",
     "mesh.client.wire",
     "mesh.client.base",
+    "mesh.client.aio_driver",
     "mesh.context",
     "mesh.service.links",
     "mesh.service.requests",
