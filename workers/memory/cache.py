@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from mesh.errors import ConfigError
+from mesh.protocol.memory import MAX_VALUE
 from workers.memory.change import Change
 from workers.memory.eviction import make_policy
-from workers.memory.limits import MAX_VALUE
 
 MIN_CAPACITY = 4 * 1024 * 1024
 

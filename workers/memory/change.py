@@ -14,7 +14,7 @@ from typing import Any
 
 from mesh.errors import DataCorrupted, InvalidArgument, QuotaExceeded, VersionConflict
 from mesh.protocol import payload
-from workers.memory.limits import INT_RANGE
+from mesh.protocol.memory import INT_RANGE
 from workers.memory.locks import A_LOCK, AN_ENTRY, Locks
 from workers.memory.records import Entry, Space, read_entry, read_lock
 from workers.memory.sweeping import SLICE, clear_slice

@@ -67,10 +67,10 @@ from xxhash import xxh3_128_digest
 
 from mesh import Service
 from mesh.errors import CallError, InvalidArgument, Overloaded
+from mesh.protocol import memory as limits
+from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
 from mesh.service.lanes import Job
-from workers.memory import limits
 from workers.memory.backend import Backend, Op
-from workers.memory.limits import DEFAULT_NAMESPACE as DEFAULT
 from workers.memory.verbs import Act, Verbs
 from workers.memory.watching import Hub, Watcher, stream
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from mesh.errors import DataCorrupted
-from workers.memory.limits import MAX_PAGE_OCTETS
+from mesh.protocol.memory import MAX_PAGE_OCTETS
 from workers.memory.records import Entry, Lock, Space, read_entry, read_lock, read_space
 from workers.memory.tables import ENTRIES, EXPIRY, LOCKS, META, SPACES, SWEEPS, Tables
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import ConfigError, InvalidArgument, KeyReused, StoreBusy, StoreError, StoreFull
+from mesh.protocol.memory import MAX_VALUE
 from workers.memory import hits, outcomes
 from workers.memory.backend import READS, Capabilities, Op, Watch
 from workers.memory.backends.lmdbtables import NAMES, LmdbTables
 from workers.memory.cache import Cache
 from workers.memory.change import Change
-from workers.memory.limits import MAX_VALUE
 from workers.memory.records import read_entry
 from workers.memory.running import Ran, Tally, run_changes, run_reads
 from workers.memory.statistics import Statistics

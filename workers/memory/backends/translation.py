@@ -7,8 +7,8 @@ from typing import Any
 import msgpack
 
 from mesh.errors import CallError, InvalidArgument, KeyReused, QuotaExceeded, VersionConflict
+from mesh.protocol.memory import INT_RANGE
 from workers.memory.backend import Op
-from workers.memory.limits import INT_RANGE
 from workers.memory.records import Entry, Lock
 
 # What an entry takes at the server beside its key and value.
