@@ -42,7 +42,7 @@ Versions are whole numbers above 0 that grow with each change of a key; 0 stands
     stats(ns="") -> {entries, octets, hits, ..., namespaces: {ns: {...}}}
 
     watch(prefix="") -> stream of {kind, key, version}      the first is {kind: "watching"}
-    wait(key, timeout) -> bool                              until the key exists or a lock is free
+    wait(key, timeout, lock=False) -> bool                  until the key exists, or the lock is free
 
 `get_or_set` of a client is: `reserve`; on `hit` use the value; on `lead`, or on `stale` with a
 token, compute and `fill` (or `release`, if that fails); on `stale` without one use the value; on
@@ -216,16 +216,22 @@ class MemoryHandler:
         finally:
             self.hub.leave(watcher)
 
-    async def wait(self, key: str, timeout: float = 10.0, *, ns: str = DEFAULT) -> bool:
-        """Until `key` exists, or its lock or reservation was given back; False if none happened."""
+    async def wait(
+        self, key: str, timeout: float = 10.0, *, lock: bool = False, ns: str = DEFAULT
+    ) -> bool:
+        """Until `key` exists or its reservation was given back; False if none happened.
+
+        With `lock`: until nobody holds the lock `key`.
+        """
         octets = limits.check_key(key)
         seconds = min(50.0, limits.duration_ms("timeout", timeout) / 1000)
         watcher = self._join(limits.check_namespace(ns), octets)
         try:
             async with asyncio.timeout(seconds):
-                while not self._exists(ns, octets):
+                while not self._awaited(ns, octets, lock):
                     await watcher.wait()
-                    if any(event[1] == octets for event in watcher.waiting):
+                    kinds = {kind for _, key, kind, _ in watcher.waiting if key == octets}
+                    if "unlocked" in kinds if lock else kinds:
                         return True
                     watcher.waiting.clear()
             return True
@@ -234,7 +240,11 @@ class MemoryHandler:
         finally:
             self.hub.leave(watcher)
 
-    def _exists(self, ns: str, key: bytes) -> bool:
+    def _awaited(self, ns: str, key: bytes, lock: bool) -> bool:
+        """Whether the key exists, or nobody has the lock, as far as this process can see."""
+        if lock:
+            (found,) = self.backend.read((Op("lock_info", ns, {"name": key}),))
+            return found is None
         (found,) = self.backend.read((Op("exists", ns, {"keys": (key,)}),))
         return bool(found == 1)
 
