@@ -267,6 +267,12 @@ class KeyReused(StoreError):
     safe_unless_executed = False
 
 
+class LockLost(StoreError):
+    """A lock is not held, or not any more. What it protects must refuse its token."""
+
+    safe_unless_executed = False
+
+
 class OutcomeUnknown(StoreError):
     """A repeated request whose outcome is no longer kept. It is not run again: read and decide."""
 

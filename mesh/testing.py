@@ -347,7 +347,7 @@ class AsyncTestMesh(AsyncMesh):
             fabric.driver = LoopDriver(fabric.client, fabric, loop)
             return fabric.driver
 
-        super().__init__(_Connection(make), Options())
+        super().__init__(_Connection(make, ClientSettings()), Options())
 
     def kill(self, service: Service | str) -> None:
         """End every worker of `service` in an instant; what it had in hand is lost."""

@@ -12,9 +12,10 @@ from collections.abc import (
     Generator,
     Iterable,
 )
+from functools import cached_property
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from mesh.client import base
 from mesh.client.aio_driver import LoopDriver
@@ -25,6 +26,9 @@ from mesh.client.sync import CallOptions
 from mesh.client.wire import Wire
 from mesh.errors import CallError, to_wire
 from mesh.protocol.messages import BATCH
+
+if TYPE_CHECKING:
+    from mesh.client.memory import AsyncMemory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -198,7 +202,12 @@ class AsyncResults(Generic[T]):
 class _Connection:
     """The driver, made on the loop that first uses it."""
 
-    def __init__(self, make: Callable[[asyncio.AbstractEventLoop], LoopDriver]) -> None:
+    def __init__(
+        self,
+        make: Callable[[asyncio.AbstractEventLoop], LoopDriver],
+        settings: ClientSettings,
+    ) -> None:
+        self.settings = settings
         self._make = make
         self._driver: LoopDriver | None = None
 
@@ -230,6 +239,13 @@ class AsyncCaller:
             ConfigError: an option is unknown or wrong.
         """
         return AsyncCaller(self._connection, self._options.but(given))
+
+    @cached_property
+    def memory(self) -> AsyncMemory:
+        """The memory service: cache, sessions, counters, locks."""
+        from mesh.client.memory import AsyncMemory  # here, since not every program needs it
+
+        return AsyncMemory(self, self._options.timeout or self._connection.settings.timeout)
 
     @overload
     def call(
@@ -406,4 +422,4 @@ def connect_async(
         core = base.new_core(checked, chosen, seed=seed, now=monotonic())
         return LoopDriver(core, Wire(core), loop)
 
-    return AsyncMesh(_Connection(make), Options().but(options))
+    return AsyncMesh(_Connection(make, chosen), Options().but(options))

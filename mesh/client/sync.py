@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from mesh.client import base
 from mesh.client.base import MAX_BATCH, Options
@@ -13,6 +24,9 @@ from mesh.client.streams import NOTHING, Inflow, Outflow
 from mesh.client.sync_driver import Driver
 from mesh.errors import CallError, InvalidArgument, to_wire
 from mesh.protocol.messages import BATCH
+
+if TYPE_CHECKING:
+    from mesh.client.memory import Memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -220,6 +234,13 @@ class Caller:
             ConfigError: an option is unknown or wrong.
         """
         return Caller(self._driver, self._options.but(given))
+
+    @cached_property
+    def memory(self) -> Memory:
+        """The memory service: cache, sessions, counters, locks."""
+        from mesh.client.memory import Memory  # here, since not every program needs it
+
+        return Memory(self, self._options.timeout or self._driver.settings.timeout)
 
     @overload
     def call(

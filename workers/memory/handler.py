@@ -42,7 +42,7 @@ Versions are whole numbers above 0 that grow with each change of a key; 0 stands
     stats(ns="") -> {entries, octets, hits, ..., namespaces: {ns: {...}}}
 
     watch(prefix="") -> stream of {kind, key, version}      the first is {kind: "watching"}
-    wait(key, timeout, lock=False) -> bool                  until the key exists, or the lock is free
+    wait(key, timeout, lock=False) -> bool                  until a key exists, or a lock is free
 
 `get_or_set` of a client is: `reserve`; on `hit` use the value; on `lead`, or on `stale` with a
 token, compute and `fill` (or `release`, if that fails); on `stale` without one use the value; on
