@@ -136,6 +136,14 @@ def moment_ms(what: str, at: Any, now: int) -> int:
     return math.ceil(float(at) * 1000)
 
 
+def check_lifetime(ttl: Any, expire_at: Any, stale: Any) -> None:
+    """Which of the times of an entry may be given together. Raises InvalidArgument."""
+    if ttl is not None and expire_at is not None:
+        raise InvalidArgument("ttl together with expire_at: give one of them")
+    if stale is not None and ttl is None and expire_at is None:
+        raise InvalidArgument("stale says how long to keep a value beyond its ttl: give a ttl")
+
+
 def check_version(version: Any) -> int:
     """A version for a comparison; 0: the key does not exist. Raises InvalidArgument."""
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63:

@@ -422,13 +422,10 @@ class Verbs:
         return self._now() + limits.duration_ms("ttl", ttl)
 
     def _lifetime(self, ttl: Any, expire_at: Any, stale: Any) -> dict[str, int]:
-        if ttl is not None and expire_at is not None:
-            raise InvalidArgument("ttl together with expire_at: give one of them")
+        limits.check_lifetime(ttl, expire_at, stale)
         ends_at = self._moment(ttl, expire_at)
         if stale is None:
             return {"expire_at": ends_at, "fresh_until": 0}
-        if not ends_at:
-            raise InvalidArgument("stale says how long to keep a value beyond its ttl: give a ttl")
         return {
             "expire_at": ends_at + limits.duration_ms("stale", stale),
             "fresh_until": ends_at,

@@ -139,7 +139,8 @@ class AsyncMemory:
         lease: float = 30.0,
     ) -> Any:
         """As `Memory.get_or_set`; `make` may be a plain function or a coroutine function."""
-        wanted = Wanted(self._ns, key, make, ttl, stale_ttl, tags, lease)
+        times = calls.lifetime(ttl, None, stale_ttl)
+        wanted = Wanted(self._ns, key, make, times, calls.tag_list(tags), lease)
         return await self._follow(plans.get_or_set(wanted, monotonic, self._timeout))
 
     def batch(self) -> AsyncBatch:

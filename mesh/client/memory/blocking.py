@@ -132,7 +132,8 @@ class Memory:
             Exception: whatever `make` raised. Others who wait try again then.
             DeadlineExceeded: others computed it for longer than this client's timeout.
         """
-        wanted = Wanted(self._ns, key, make, ttl, stale_ttl, tags, lease)
+        times = calls.lifetime(ttl, None, stale_ttl)
+        wanted = Wanted(self._ns, key, make, times, calls.tag_list(tags), lease)
         value: T = self._follow(plans.get_or_set(wanted, time.monotonic, self._timeout))
         return value
 

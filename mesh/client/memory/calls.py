@@ -8,7 +8,7 @@ namespace of the object, and the result that of the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from mesh.client.memory.requests import Entry, LockInfo, Page, Request, Reservation
@@ -34,10 +34,11 @@ def _pack(value: Any, root: str = "value") -> bytes:
     return limits.check_body(payload.encode(value, root=root))
 
 
-def _lifetime(
+def lifetime(
     ttl: float | None, expire_at: float | None = None, stale: float | None = None
 ) -> dict[str, float]:
     """The arguments that say how long, checked as far as no clock is needed."""
+    limits.check_lifetime(ttl, expire_at, stale)
     given = {"ttl": ttl, "stale": stale}
     found = {name: seconds for name, seconds in given.items() if seconds is not None}
     for name, seconds in found.items():
@@ -66,7 +67,10 @@ def _keys(keys: Iterable[str]) -> list[str]:
     return found
 
 
-def _tags(tags: Iterable[str]) -> list[str]:
+def tag_list(tags: Iterable[str]) -> list[str]:
+    """The tags of an entry, checked."""
+    if tags == ():
+        return []
     return list(limits.check_tags([tags] if isinstance(tags, str) else list(tags)))
 
 
@@ -219,8 +223,8 @@ def set(
         tags: names by which `invalidate` finds it; up to 16.
         only_if: "absent": only if there is no such key; "present": only if there is.
     """
-    kwargs = _named(ns, keep_ttl=keep_ttl, tags=tags and _tags(tags), only_if=only_if, packed=True)
-    kwargs |= _lifetime(ttl, expire_at, stale)
+    kwargs = _named(ns, keep_ttl=keep_ttl, tags=tag_list(tags), only_if=only_if, packed=True)
+    kwargs |= lifetime(ttl, expire_at, stale)
     return Request("set", (_key(key), _pack(value)), kwargs, _same)
 
 
@@ -236,8 +240,8 @@ def set_many(
     """Write up to 1,000 keys together, all or none; their versions, by key."""
     packed = {_key(key): _pack(value, f"items[{key!r}]") for key, value in items.items()}
     limits.check_items(packed)
-    kwargs = _named(ns, tags=tags and _tags(tags), packed=True)
-    return Request("set_many", (packed,), kwargs | _lifetime(ttl, expire_at, stale), _same)
+    kwargs = _named(ns, tags=tag_list(tags), packed=True)
+    return Request("set_many", (packed,), kwargs | lifetime(ttl, expire_at, stale), _same)
 
 
 def compare_and_set(
@@ -256,8 +260,8 @@ def compare_and_set(
     Raises:
         VersionConflict: it has another; `data["version"]` says which.
     """
-    kwargs = _named(ns, keep_ttl=keep_ttl, tags=tags and _tags(tags), packed=True)
-    kwargs |= _lifetime(ttl, expire_at)
+    kwargs = _named(ns, keep_ttl=keep_ttl, tags=tag_list(tags), packed=True)
+    kwargs |= lifetime(ttl, expire_at)
     arguments = (_key(key), _pack(value), limits.check_version(version))
     return Request("compare_and_set", arguments, kwargs, _same)
 
@@ -287,7 +291,7 @@ def expire(
     `only_if`: it has no expiry yet ("none"), has one ("some"), or the new one is "later" or
     "sooner".
     """
-    kwargs = _named(ns, only_if=only_if) | _lifetime(ttl)
+    kwargs = _named(ns, only_if=only_if) | lifetime(ttl)
     if at is not None:
         kwargs["at"] = at
     return Request("expire", (_key(key),), kwargs, _same)
@@ -303,7 +307,7 @@ def get_and_touch(ns: str, key: str, ttl: float | None = None, default: Any = No
 
     A session that is kept so lives while it is used.
     """
-    kwargs = _named(ns, packed=True) | _lifetime(ttl)
+    kwargs = _named(ns, packed=True) | lifetime(ttl)
     return Request("get_and_touch", (_key(key),), kwargs, _reading(default))
 
 
@@ -327,7 +331,7 @@ def increment(
 
     `ttl` is given to a key that comes into being, with `renew` to any.
     """
-    kwargs = _named(ns, renew=renew) | _lifetime(ttl)
+    kwargs = _named(ns, renew=renew) | lifetime(ttl)
     return Request("increment", (_key(key), by), kwargs, _same)
 
 
@@ -395,10 +399,10 @@ def reserve(ns: str, key: str, ttl: float) -> Request[Reservation]:
 
 
 def fill(
-    ns: str, key: str, value: Any, token: int, ttl: float | None, stale: float | None, tags: Any
+    ns: str, key: str, value: Any, token: int, times: Mapping[str, float], tags: Sequence[str]
 ) -> Request[int | None]:
     """Write what was computed; None if it comes too late."""
-    kwargs = _named(ns, tags=tags, packed=True) | _lifetime(ttl, None, stale)
+    kwargs = {**_named(ns, tags=tags, packed=True), **times}
     return Request("fill", (_key(key), _pack(value), token), kwargs, _same)
 
 

@@ -7,7 +7,7 @@ thrown into it; what it returns is the outcome. Both clients follow the same pla
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -77,9 +77,8 @@ class Wanted:
     ns: str
     key: str
     make: Callable[[], Any]
-    ttl: float | None
-    stale: float | None
-    tags: Any
+    times: Mapping[str, float]
+    tags: Sequence[str]
     lease: float
 
 
@@ -111,7 +110,7 @@ def get_or_set(wanted: Wanted, clock: Clock, timeout: float) -> Plan[Any]:
 def _compute(wanted: Wanted, token: int) -> Plan[Any]:
     try:
         value = yield Compute(wanted.make)
-        yield calls.fill(wanted.ns, wanted.key, value, token, wanted.ttl, wanted.stale, wanted.tags)
+        yield calls.fill(wanted.ns, wanted.key, value, token, wanted.times, wanted.tags)
     except BaseException:
         with suppress(CallError):  # else it ends by itself, after `lease` seconds
             yield calls.release(wanted.ns, wanted.key, token)
