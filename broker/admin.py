@@ -70,6 +70,10 @@ def status(router: Router, now: float) -> dict[str, Any]:
                 "credit": sum(seat.window for seat in seats),
                 "queued": service.queued,
                 "oldest_age": now - min(since) if since else 0.0,
+                "lanes": {
+                    lane.name.decode("utf-8", "replace"): {"ended": lane.ended, "spent": lane.spent}
+                    for lane in service.lanes.values()
+                },
             }
         )
     workers = [

@@ -362,6 +362,7 @@ class Router:
         seat.in_flight -= 1
         lane = seat.lane
         lane.ended += 1
+        lane.spent += now - call.queued_at
         worker.ended += 1
         if worker.state == ACTIVE and not worker.paused_until:
             if worker.probing:

@@ -74,6 +74,7 @@ cdef class Lane:
     cdef public dict seats
     cdef public Py_ssize_t serving
     cdef public long long ended
+    cdef public double spent
     cdef public double rate
     cdef public double rate_at
     cdef public long long rate_ended

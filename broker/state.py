@@ -223,7 +223,10 @@ class Seat:
 
 
 class Lane:
-    """A queue of one service and the workers that serve it: `serving` have a window above 0."""
+    """A queue of one service and the workers that serve it: `serving` have a window above 0.
+
+    `ended` counts what workers have answered, `spent` the seconds from arrival to answer.
+    """
 
     __slots__ = (
         "ended",
@@ -236,6 +239,7 @@ class Lane:
         "seats",
         "service",
         "serving",
+        "spent",
     )
 
     def __init__(self, service: Service, name: bytes, queue: FairQueue, pool: CreditPool) -> None:
@@ -246,6 +250,7 @@ class Lane:
         self.seats: dict[Worker, Seat] = {}
         self.serving = 0
         self.ended = 0
+        self.spent = 0.0
         self.rate = 0.0
         self.rate_at = 0.0
         self.rate_ended = 0

@@ -49,6 +49,7 @@ def test_status_of_a_busy_broker(mesh: Mesh) -> None:
             "credit": 1,
             "queued": 1,
             "oldest_age": 2.0,
+            "lanes": {"": {"ended": 0, "spent": 0.0}},
         }
     ]
     assert found["workers"] == [
@@ -75,10 +76,13 @@ def test_status_counts_what_ended(mesh: Mesh) -> None:
     mesh.join(b"w1", window=2)
     mesh.ask(b"c1", 1)
     mesh.ask(b"c1", 2)
+    mesh.now += 1.0
     mesh.final(b"w1", 1)
+    mesh.now += 2.0
     mesh.error(b"w1", 2, errors.REMOTE_ERROR)
     worker = status(mesh)["workers"][0]
     assert (worker["ended"], worker["errors"]) == (2, 1)
+    assert status(mesh)["services"][0]["lanes"] == {"": {"ended": 2, "spent": 4.0}}
 
 
 @pytest.mark.parametrize("method", [b"", b"stop", b"\xff"])
