@@ -180,6 +180,7 @@ class Fabric:
         workers = list(self.workers)
         for worker in workers:
             worker.session.drain(self.now)
+            await worker.dispatcher.leaving()
         end_at = time.monotonic() + STOP_TIMEOUT
         while any(w.executing for w in workers) and time.monotonic() < end_at:
             self.turn()

@@ -177,6 +177,7 @@ class Service:
         self.methods: dict[str, Method] = {}
         self.executors: dict[str, tuple[Execute, bool]] = {}
         self.startup_hooks: list[Callable[[], Any]] = []
+        self.drain_hooks: list[Callable[[], Any]] = []
         self.shutdown_hooks: list[Callable[[], Any]] = []
         self._lanes: dict[str, int] = {}
 
@@ -249,6 +250,11 @@ class Service:
     def on_startup(self, hook: Hook) -> Hook:
         """Run `hook()`, sync or async, before the service registers."""
         self.startup_hooks.append(hook)
+        return hook
+
+    def on_drain(self, hook: Hook) -> Hook:
+        """Run `hook()`, sync or async, when no new work is taken, to end what would never end."""
+        self.drain_hooks.append(hook)
         return hook
 
     def on_shutdown(self, hook: Hook) -> Hook:

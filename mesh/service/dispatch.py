@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,8 @@ from mesh.service.loop import Job, LoopThread
 from mesh.service.requests import Request
 from mesh.service.session import CANCELLED_SIGNAL, CHUNK_SIGNAL, SessionCore
 from mesh.service.threads import LaneThread, ThreadPool
+
+log = logging.getLogger("mesh.service")
 
 
 class Runner(Protocol):
@@ -48,10 +51,11 @@ class Dispatcher:
     ) -> None:
         self._service = service
         name = f"mesh-{service.name}"
+        hooks = service.startup_hooks + service.drain_hooks + service.shutdown_hooks
         needs_loop = (
             any(method.kind == ASYNC for method in service.methods.values())
             or service.lifespan is not None
-            or any(map(_is_async, service.startup_hooks + service.shutdown_hooks))
+            or any(map(_is_async, hooks))
         )
         self._loop: Runner | None = loop
         if needs_loop and loop is None:
@@ -93,6 +97,14 @@ class Dispatcher:
         if self._service.lifespan is not None:
             self._lifespan = self._service.lifespan(self._service)
             await self._lifespan.__aenter__()
+
+    async def leaving(self) -> None:
+        """Run the drain hooks. One that fails is logged: leaving goes on."""
+        for hook in self._service.drain_hooks:
+            try:
+                await _call(hook)
+            except Exception:
+                log.exception("a drain hook of %s failed", self._service.name)
 
     async def shut_down(self) -> None:
         """Leave the lifespan and run the shut-down hooks."""

@@ -163,6 +163,8 @@ class Runtime:
             if self._thread.ident is None:  # never started: there is nothing to wait for
                 self._stopped.set()
             self._command(self._core.drain)
+            if self.service.drain_hooks and self._thread.ident is not None:
+                self._dispatcher.run(self._dispatcher.leaving())
             finished = self._stopped.wait(timeout) and not self._broken
             if not self._stopped.is_set():
                 self._command(self._core.leave)

@@ -479,3 +479,16 @@ def test_a_watch_outlives_the_writer(broker: str, data: Path) -> None:
         version = m.memory.set("k", 1)
         assert next(changes) == Change("set", "k", version)
         changes.close()  # type: ignore[attr-defined]
+
+
+def test_a_service_that_stops_ends_its_watches(process: support.Start, broker: str) -> None:
+    """Without them it would drain for as long as somebody watches."""
+    child = start_memory(process, broker, "--backend", "memory", processes=1)
+    with connect(broker) as m:
+        changes = m.memory.watch()
+        assert next(changes).kind == "watching"
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=10) == 0
+        start_memory(process, broker, "--backend", "memory", processes=1)
+        assert next(changes).kind == "watching"
+        changes.close()  # type: ignore[attr-defined]

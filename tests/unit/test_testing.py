@@ -417,6 +417,10 @@ def test_hooks_and_lifespan_surround_the_serving() -> None:
     async def stop() -> None:
         order.append("stop")
 
+    @made.on_drain
+    def drain() -> None:
+        order.append("drain")
+
     @made.rpc
     def ping() -> str:
         order.append("call")
@@ -424,7 +428,7 @@ def test_hooks_and_lifespan_surround_the_serving() -> None:
 
     with MeshTest(made) as m:
         assert m.call(ping) == "pong"
-    assert order == ["start", "enter made", "call", "leave", "stop"]
+    assert order == ["start", "enter made", "call", "drain", "leave", "stop"]
 
 
 def test_nested_calls_inherit_the_deadline() -> None:

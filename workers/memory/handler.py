@@ -66,13 +66,13 @@ from typing import Any
 from xxhash import xxh3_128_digest
 
 from mesh import Service
-from mesh.errors import CallError, InvalidArgument, Overloaded
+from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import memory as limits
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
 from mesh.service.lanes import Job
 from workers.memory.backend import Backend, Op
 from workers.memory.verbs import Act, Verbs
-from workers.memory.watching import Hub, Watcher, stream
+from workers.memory.watching import Hub, stream
 
 WRITER, WATCH = "writer", "watch"
 READ_WINDOW, WRITE_WINDOW, WATCH_WINDOW = 256, 1024, 1000
@@ -121,6 +121,7 @@ class MemoryHandler:
         service.rpc(name="scan", idempotent=True)(self.scan)
         service.rpc(name="watch", lane=WATCH)(self.watch)
         service.rpc(name="wait", lane=WATCH, idempotent=True, timeout=60.0)(self.wait)
+        service.on_drain(self.hub.close)
         return service
 
     # ---------------------------------------------------------------- reading
@@ -205,10 +206,10 @@ class MemoryHandler:
     async def watch(self, prefix: str = "", *, ns: str = DEFAULT) -> AsyncIterator[dict[str, Any]]:
         """What happens to the keys that begin with `prefix`, as a stream.
 
-        It ends with an error when another process becomes the writer: what happened meanwhile is
-        not known then, so read again what you keep.
+        It ends with an error when another process becomes the writer, or this one leaves: what
+        happened meanwhile is not known then, so read again what you keep.
         """
-        watcher = self._join(limits.check_namespace(ns), limits.check_prefix(prefix))
+        watcher = self.hub.join(limits.check_namespace(ns), limits.check_prefix(prefix))
         try:
             yield {"kind": "watching", "key": prefix, "version": 0}
             async for event in stream(watcher):
@@ -225,7 +226,7 @@ class MemoryHandler:
         """
         octets = limits.check_key(key)
         seconds = min(50.0, limits.duration_ms("timeout", timeout) / 1000)
-        watcher = self._join(limits.check_namespace(ns), octets)
+        watcher = self.hub.join(limits.check_namespace(ns), octets)
         try:
             async with asyncio.timeout(seconds):
                 while not self._awaited(ns, octets, lock):
@@ -247,12 +248,6 @@ class MemoryHandler:
             return found is None
         (found,) = self.backend.read((Op("exists", ns, {"keys": (key,)}),))
         return bool(found == 1)
-
-    def _join(self, ns: str, prefix: bytes) -> Watcher:
-        watcher = self.hub.join(ns, prefix)
-        if watcher is None:
-            raise Overloaded("too many watch at the same time", retry_after=1.0)
-        return watcher
 
     # ---------------------------------------------------------------- life
 

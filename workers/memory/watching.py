@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from mesh.errors import Overloaded, StoreBusy
 from workers.memory.change import CLEARED
 from workers.memory.locks import Event
 
@@ -23,6 +24,7 @@ class Watcher:
         self.prefix = prefix
         self.waiting: deque[Event] = deque()
         self.missed = 0
+        self.ended = False
         self._loop = loop
         self._awake = asyncio.Event()
 
@@ -42,10 +44,18 @@ class Watcher:
                 self.waiting.append(event)
         self._loop.call_soon_threadsafe(self._awake.set)
 
+    def end(self) -> None:
+        """Nothing more will come; from any thread."""
+        self.ended = True
+        self._loop.call_soon_threadsafe(self._awake.set)
+
     async def wait(self) -> None:
-        """Until there is something."""
-        await self._awake.wait()
-        self._awake.clear()
+        """Until there is something. Raises StoreBusy if nothing more will come."""
+        if not self.ended:
+            await self._awake.wait()
+            self._awake.clear()
+        if self.ended and not self.waiting:
+            raise _leaving()
 
 
 class Hub:
@@ -54,6 +64,7 @@ class Hub:
     def __init__(self, follow: Callable[[set[str]], None]) -> None:
         self._watchers: tuple[Watcher, ...] = ()
         self._follow = follow
+        self._closed = False
 
     def report(self, events: list[Event]) -> None:
         """Something happened; from any thread."""
@@ -62,19 +73,38 @@ class Hub:
             if found:
                 watcher.add(found)
 
-    def join(self, ns: str, prefix: bytes) -> Watcher | None:
-        """Watch from now on; None if there are too many already. On the event loop."""
+    def close(self) -> None:
+        """This process leaves: end all watches, so that their clients go on elsewhere."""
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.end()
+
+    def join(self, ns: str, prefix: bytes) -> Watcher:
+        """Watch from now on. On the event loop.
+
+        Raises:
+            Overloaded: there are too many already.
+            StoreBusy: this process leaves.
+        """
+        if self._closed:
+            raise _leaving()
         if len(self._watchers) >= MAX_WATCHERS:
-            return None
+            raise Overloaded("too many watch at the same time", retry_after=1.0)
         watcher = Watcher(ns, prefix, asyncio.get_running_loop())
         self._watchers = (*self._watchers, watcher)
         self._follow({known.ns for known in self._watchers})
+        if self._closed:  # meanwhile, on another thread
+            watcher.end()
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
         """Watch no longer."""
         self._watchers = tuple(known for known in self._watchers if known is not watcher)
         self._follow({known.ns for known in self._watchers})
+
+
+def _leaving() -> StoreBusy:
+    return StoreBusy("the process that watches leaves; watch again, another one takes over")
 
 
 async def stream(watcher: Watcher) -> AsyncIterator[dict[str, Any]]:

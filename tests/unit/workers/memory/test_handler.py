@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from mesh.errors import InvalidArgument, VersionConflict
+from mesh.errors import InvalidArgument, Overloaded, StoreBusy, VersionConflict
 from mesh.testing import MeshTest
 from tests.conformance.memory.driver import Clock
 from workers.memory.backends.inmemory import MemoryBackend
 from workers.memory.handler import CHANGING, READING, MemoryHandler
-from workers.memory.watching import MAX_WATCHERS, MOST, Hub
+from workers.memory.watching import MAX_WATCHERS, MOST, Hub, stream
 
 
 def handler() -> MemoryHandler:
@@ -100,17 +100,38 @@ def test_watching_and_waiting() -> None:
     asyncio.run(scenario())
 
 
+def test_who_watches_is_told_when_the_process_leaves() -> None:
+    """What has happened before is still handed over."""
+
+    async def run() -> None:
+        hub = Hub(lambda namespaces: None)
+        watcher, idle = hub.join("n", b"k"), hub.join("n", b"other")
+        hub.report([("n", b"k", "set", 1), ("n", b"k", "set", 2)])
+        hub.close()
+        seen = []
+        with pytest.raises(StoreBusy):
+            async for event in stream(watcher):
+                seen.append(event["version"])
+        assert seen == [1, 2]
+        with pytest.raises(StoreBusy):
+            await idle.wait()
+        with pytest.raises(StoreBusy):
+            hub.join("n", b"k")
+
+    asyncio.run(run())
+
+
 def test_a_slow_watcher_is_told_what_it_missed() -> None:
     async def run() -> None:
         hub = Hub(lambda namespaces: None)
         watcher = hub.join("n", b"")
-        assert watcher is not None
         hub.report([("n", b"k", "set", 1)] * (MOST + 7) + [("other", b"k", "set", 1)])
         assert (len(watcher.waiting), watcher.missed) == (MOST, 7)
         hub.leave(watcher)
         hub.report([("n", b"k", "set", 2)])
         assert watcher.missed == 7
         assert all(hub.join("n", b"") for _ in range(MAX_WATCHERS))
-        assert hub.join("n", b"") is None
+        with pytest.raises(Overloaded):
+            hub.join("n", b"")
 
     asyncio.run(run())
