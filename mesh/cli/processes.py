@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -23,15 +23,25 @@ READY_TIMEOUT = 20.0
 class Process:
     """A child process whose output is kept. It ends when its parent does, however that happens.
 
-    Start it from the main thread: the kernel ties a child to the thread that started it.
+    Start it from a thread that lives as long: the kernel ties a child to the one that started it.
+    `tell` is called with each line of its output, on a thread of its own. With `apart` a Ctrl-C in
+    the terminal does not reach it.
     """
 
-    def __init__(self, arguments: Sequence[str], *, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        env: dict[str, str] | None = None,
+        tell: Callable[[str], object] = lambda line: None,
+        apart: bool = False,
+    ) -> None:
         command = list(arguments)
         if sys.platform == "linux":
             leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
             command = leash + command
         self.arguments = list(arguments)
+        self._tell = tell
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -39,6 +49,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=apart,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
         )
         self._lines: deque[str] = deque(maxlen=500)
@@ -126,6 +137,7 @@ class Process:
                 with self._news:
                     self._lines.append(line.rstrip("\n"))
                     self._news.notify_all()
+                self._tell(line.rstrip("\n"))
         with self._news:
             self._closed = True
             self._news.notify_all()
@@ -139,7 +151,7 @@ def broker_command(binds: Sequence[str], extra: Sequence[str] = ()) -> list[str]
 
 
 def broker_environment() -> dict[str, str]:
-    """What a broker's process needs in its environment to find this installation."""
+    """What brokers and built-in workers need in their environment to find this installation."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(paths)}
 
