@@ -16,7 +16,7 @@ def parse_all(texts: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: one of them is no endpoint.
     """
-    from mesh.transport.endpoints import parse_endpoint
+    from mesh.protocol.endpoints import parse_endpoint
 
     return list(dict.fromkeys(parse_endpoint(text) for text in texts or (DEFAULT_BROKER,)))
 

@@ -24,7 +24,7 @@ def broker(binds: Sequence[str], extra: Sequence[str], output: Output) -> int:
     Raises:
         ConfigError: one of `binds` is no endpoint.
     """
-    from mesh.transport.endpoints import parse_endpoint
+    from mesh.protocol.endpoints import parse_endpoint
 
     # Without any, the broker's own default holds; `extra` may name others by role.
     command = broker_command([parse_endpoint(bind, bind=True) for bind in binds], extra)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.transport.endpoints import is_local, parse_endpoint
+from mesh.protocol.endpoints import is_local, parse_endpoint
 from mesh.transport.guard import ByteGuard
 from mesh.transport.links import DIRECT, AnyBound, AnyLink, listen, open_link, waiter
 from mesh.transport.monitor import LinkWatch, PeerWatch, disconnect

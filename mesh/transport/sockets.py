@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import zmq
 
 from mesh.errors import ConfigError
-from mesh.transport.endpoints import is_ipv6, parse_endpoint
+from mesh.protocol.endpoints import is_ipv6, parse_endpoint
 from mesh.transport.guard import ByteGuard
 from mesh.transport.monitor import LinkWatch, PeerWatch
 from mesh.transport.pump import Pump, Wake

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.errors import ConfigError
-from mesh.transport import is_local, parse_endpoint
+from mesh.protocol.endpoints import is_local, parse_endpoint
 
 
 @pytest.mark.parametrize(
