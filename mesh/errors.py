@@ -30,6 +30,7 @@ Every CallError says whether a retry is safe (`retryable`) and whether the work 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 SERVICE_NOT_FOUND = 1
@@ -67,7 +68,14 @@ class ProtocolError(MeshError):
 
 
 class ConfigError(MeshError):
-    """A setting or an argument is wrong; the message says which, and what is allowed."""
+    """A setting or an argument is wrong; the message says which, and what is allowed.
+
+    `problems` lists what is wrong with a configuration, each with `origin`, `key` and `text`.
+    """
+
+    def __init__(self, message: str = "", *, problems: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
 
 
 class CallError(MeshError):

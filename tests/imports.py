@@ -18,7 +18,13 @@ PACKAGES: Final = ("mesh", "broker", "workers", "gateway", "sage")
 
 _LOW: Final = frozenset({"mesh.errors"})
 _PURE: Final = _LOW | {"mesh.protocol"}
-_CLIENT: Final = _PURE | {"mesh.context", "mesh.discovery", "mesh.resilience", "mesh.transport"}
+_CLIENT: Final = _PURE | {
+    "mesh.context",
+    "mesh.discovery",
+    "mesh.resilience",
+    "mesh.settings",
+    "mesh.transport",
+}
 _SERVICE: Final = _CLIENT | {"mesh.client"}
 
 UNITS: Final[Mapping[str, frozenset[str] | None]] = {
@@ -30,7 +36,8 @@ UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.discovery": _PURE,
     "mesh.security": _PURE,
     "mesh.transport": _PURE,
-    "mesh.settings": _PURE | {"mesh.discovery", "mesh.resilience", "mesh.security"},
+    "mesh.settings": _PURE | {"mesh.units"},
+    "mesh.units": _LOW,
     "mesh.client": _CLIENT,
     "mesh.service": _SERVICE,
     "mesh": _SERVICE | {"mesh.compiled", "mesh.security", "mesh.service", "mesh.settings"},
