@@ -1,99 +1,71 @@
-"""`python -m broker`: run one broker process."""
+"""`python -m broker`: run one broker process.
+
+SIGTERM, SIGINT    drain and leave; a second one: at once
+SIGHUP             read the configuration file again, if there is one
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import secrets
+import signal
 import sys
 
+from broker.config import Reloader, endpoints, router_settings
 from broker.router import Router
-from broker.server import BOTH, CLIENTS, WORKERS, Endpoint, Server, announce
-from broker.state import RouterSettings
+from broker.server import Server, announce
 from mesh.errors import ConfigError
+from mesh.settings.flags import add_flags, chosen, warn
 
-DEFAULT_BIND = "tcp://127.0.0.1:8080"
+FLAGS = {
+    "--bind": ("broker.bind", "ENDPOINT"),
+    "--bind-clients": ("broker.bind_clients", "ENDPOINT"),
+    "--bind-workers": ("broker.bind_workers", "ENDPOINT"),
+    "--insecure": ("broker.insecure", ""),
+    "--drain-timeout": ("broker.drain_timeout", "SECONDS"),
+    "--spin": ("broker.spin", "SECONDS"),
+    "--heartbeat": ("broker.heartbeat", "SECONDS"),
+    "--grace": ("broker.grace", "SECONDS"),
+    "--max-queue": ("broker.max_queue", "N"),
+    "--mdp-heartbeat": ("broker.mdp.heartbeat", "SECONDS"),
+    "--mdp-ttl": ("broker.mdp.ttl", "SECONDS"),
+    "--mdp-busy-timeout": ("broker.mdp.busy_timeout", "SECONDS"),
+}
 
 
 def parser() -> argparse.ArgumentParser:
-    defaults = RouterSettings()
+    """The command line."""
     found = argparse.ArgumentParser(prog="python -m broker", description="Run a SAGE Mesh broker.")
-    found.add_argument(
-        "--bind",
-        action="append",
-        default=[],
-        metavar="ENDPOINT",
-        help=f"listen for clients and workers; may be repeated (default: {DEFAULT_BIND})",
-    )
-    found.add_argument(
-        "--bind-clients", action="append", default=[], metavar="ENDPOINT", help="for clients only"
-    )
-    found.add_argument(
-        "--bind-workers", action="append", default=[], metavar="ENDPOINT", help="for workers only"
-    )
-    found.add_argument(
-        "--insecure",
-        action="store_true",
-        help="allow endpoints that other machines can reach (nothing checks who connects)",
-    )
-    found.add_argument("--drain-timeout", type=_seconds, default=30.0, metavar="SECONDS")
-    found.add_argument("--spin", type=_seconds, default=0.0001, metavar="SECONDS")
-    for option, field, text in (
-        ("--heartbeat", "heartbeat", "between signs of life"),
-        ("--grace", "grace", "that a request waits for a service nobody offers"),
-        ("--mdp-heartbeat", "mdp_heartbeat", "between heartbeats of MDP workers"),
-        ("--mdp-ttl", "mdp_ttl", "that a request of an MDP client may take"),
-        ("--mdp-busy-timeout", "mdp_busy_timeout", "that a busy MDP worker may be silent"),
-    ):
-        found.add_argument(
-            option,
-            dest=field,
-            type=_seconds,
-            default=getattr(defaults, field),
-            metavar="SECONDS",
-            help=f"seconds {text} (default: {getattr(defaults, field):g})",
-        )
-    found.add_argument(
-        "--max-queue",
-        type=int,
-        default=defaults.max_queue,
-        metavar="N",
-        help=f"requests that may wait in one lane (default: {defaults.max_queue})",
-    )
+    add_flags(found, FLAGS)
     return found
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds from 0 to 1,000,000")
-    return value
-
-
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    endpoints = [Endpoint(address, BOTH) for address in options.bind]
-    endpoints += [Endpoint(address, CLIENTS) for address in options.bind_clients]
-    endpoints += [Endpoint(address, WORKERS) for address in options.bind_workers]
-    settings = RouterSettings(
-        heartbeat=options.heartbeat,
-        grace=options.grace,
-        mdp_heartbeat=options.mdp_heartbeat,
-        mdp_ttl=options.mdp_ttl,
-        mdp_busy_timeout=options.mdp_busy_timeout,
-        max_queue=options.max_queue,
-    )
-    router = Router(settings, broker_id=secrets.token_hex(8))
+    """Read the command line and the configuration, and serve until a signal; the exit status."""
+    choice = chosen(parser().parse_args(arguments), FLAGS)
     try:
+        loaded = choice.load()
+        settings = loaded.settings
+        warn(loaded)
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
         server = Server(
-            router,
-            endpoints or [Endpoint(DEFAULT_BIND)],
-            insecure=options.insecure,
-            spin=options.spin,
-            drain_timeout=options.drain_timeout,
+            Router(router_settings(settings), broker_id=secrets.token_hex(8)),
+            endpoints(settings),
+            insecure=settings.broker.insecure,
+            spin=settings.broker.spin,
+            drain_timeout=settings.broker.drain_timeout,
         )
     except ConfigError as error:
         print(f"broker: {error}", file=sys.stderr)
         return 2
+    if loaded.path is not None:
+        # Without a file a hangup means what it means to any program: the terminal is gone.
+        reload = Reloader(choice.load, loaded, server).reload
+        signal.signal(signal.SIGHUP, lambda *_: server.ask(reload))
     server.run(announce)
     return 0
 

@@ -29,8 +29,21 @@ def new_client(router: Router, peer: bytes, message: Message, now: float) -> Cli
     if not message.sequence and not NATIVE < dialect <= LEGACY02:
         router.count("dropped:no_request_id")
         return None
-    client = router.clients[peer] = Client(peer, dialect, now)
+    client = Client(peer, dialect, now)
+    if full(router):
+        refuse(router, client, message, message.sequence, errors.OVERLOADED, FULL, 1.0)
+        return None
+    router.clients[peer] = client
     return client
+
+
+FULL = "the broker has as many clients as it may have; ask its operator for more (max_connections)"
+
+
+def full(router: Router) -> bool:
+    """Whether one more client would be too many."""
+    most = router.settings.max_clients
+    return 0 < most <= len(router.clients)
 
 
 def find_unserved(

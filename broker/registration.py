@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker import endings, membership
+from broker import admission, endings, membership
 from broker.state import ACTIVE, NO_STORE, Call, Client, Lane, Method, Seat, Service, Store, Worker
 from mesh import errors
 from mesh.errors import ProtocolError
@@ -39,6 +39,10 @@ def greet(router: Router, peer: bytes, message: Message, now: float) -> None:
         return
     client = router.clients.get(peer)
     if client is None:
+        if admission.full(router):
+            # Not turned away: what it asks for is refused one by one, and known not to have begun.
+            router.count("refused:max_connections")
+            return
         client = router.clients[peer] = Client(peer, NATIVE, now)
     client.name = _text(fields, "name")
     client.host = _text(fields, "host")

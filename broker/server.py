@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import EAGAIN
@@ -100,8 +101,9 @@ class Server:
                 )
         self.router = router
         self._spin = spin
-        self._drain_timeout = drain_timeout
+        self.drain_timeout = drain_timeout
         self._stop_signals = 0
+        self._jobs: deque[Callable[[], None]] = deque()
         self._forms: dict[bytes, mdp.Form] = {}
         self._prune_at = MAX_FORMS
         self._backlog = Backlog()
@@ -148,17 +150,27 @@ class Server:
     def stop(self) -> None:
         """Begin to drain; a second time: leave at once. Safe from signal handlers and threads."""
         self._stop_signals += 1
+        self._wake()
+
+    def ask(self, job: Callable[[], None]) -> None:
+        """Have `job` run between two turns of the loop. Safe from signal handlers and threads."""
+        self._jobs.append(job)
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"\0")
 
     def _serve(self) -> None:
         while not self._stop_signals:
+            if self._jobs:
+                self._jobs.popleft()()
             self._turn()
 
     def _drain(self) -> None:
         now = monotonic()
         self.router.drain(now)
-        give_up_at = now + self._drain_timeout
+        give_up_at = now + self.drain_timeout
         while self._stop_signals < 2 and now < give_up_at:
             if self.router.drained(now) and not self._backlog:
                 return

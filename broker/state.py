@@ -25,7 +25,11 @@ EJECTED = "ejected"
 
 @dataclass(slots=True)
 class RouterSettings:
-    """What an operator may tune. Durations in seconds, sizes in octets."""
+    """What an operator may tune. Durations in seconds, sizes in octets.
+
+    `max_clients` 0 sets no limit. The keys of the configuration and their defaults are the same
+    (`broker.config`).
+    """
 
     heartbeat: float = 0.5
     grace: float = 2.0
@@ -36,6 +40,7 @@ class RouterSettings:
     max_body: int = 64 * 1024 * 1024
     max_redispatches: int = 3
     max_services: int = 10_000
+    max_clients: int = 0
     suspect_beats: int = 2
     lost_beats: int = 10
     hung_beats: int = 60
