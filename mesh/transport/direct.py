@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from mesh.transport.endpoints import parse_endpoint
+from mesh.protocol.endpoints import parse_endpoint
 from mesh.transport.handshake import Handshake
 from mesh.transport.sockets import MAX_MESSAGE
 

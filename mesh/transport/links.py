@@ -11,9 +11,9 @@ import select
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from mesh.protocol.endpoints import parse_endpoint
 from mesh.transport import direct
 from mesh.transport.direct import DirectLink
-from mesh.transport.endpoints import parse_endpoint
 from mesh.transport.listening import DirectBound
 from mesh.transport.pump import KIND, Pump, Wake
 from mesh.transport.sockets import Bound, Link, dealer_socket, router_socket
