@@ -12,11 +12,11 @@ import secrets
 import signal
 import sys
 
-from broker.config import Reloader, endpoints, router_settings
+from broker.config import Reloader, endpoints, log, router_settings
 from broker.router import Router
 from broker.server import Server, announce
 from mesh.errors import ConfigError
-from mesh.settings.flags import add_flags, chosen, warn
+from mesh.settings.flags import add_flags, chosen
 
 FLAGS = {
     "--bind": ("broker.bind", "ENDPOINT"),
@@ -47,11 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         loaded = choice.load()
         settings = loaded.settings
-        warn(loaded)
         logging.basicConfig(
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
+        for note in loaded.notes:
+            log.warning("%s", note)
         server = Server(
             Router(router_settings(settings), broker_id=secrets.token_hex(8)),
             endpoints(settings),

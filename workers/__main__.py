@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from mesh.errors import ConfigError
-from mesh.service.declare import DEFAULT_BROKER
-from mesh.service.process import EXIT_CONFIG
+from mesh.service.process import EXIT_CONFIG, begin_logging
+from mesh.settings import WORKERS, brokers
+from mesh.settings.flags import add_flags, chosen
 from workers.memory import process as memory
 
 SERVICES = {"memory": memory}
+COMMON = {"--broker": ("brokers", "ENDPOINT")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line and serve until a signal; the exit status."""
+    """Read the command line and the configuration, and serve until a signal; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     services = parser.add_subparsers(dest="service", required=True)
     for name, module in SERVICES.items():
-        words = services.add_parser(name, help=module.__doc__)
-        words.add_argument(
-            "--broker",
-            action="append",
-            metavar="ENDPOINT",
-            help=f"a broker to register at; may be repeated (default {DEFAULT_BROKER})",
-        )
-        words.add_argument("--processes", type=int, default=1, help="how many (default 1)")
-        module.add_options(words)
+        add_flags(services.add_parser(name, help=module.__doc__), {**COMMON, **module.FLAGS})
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=os.environ.get("SAGE_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    brokers = options.broker or [DEFAULT_BROKER]
+    service = SERVICES[options.service]
     try:
-        status: int = SERVICES[options.service].run(options, brokers, options.processes)
-        return status
+        loaded = chosen(options, {**COMMON, **service.FLAGS}).load()
+        begin_logging(loaded)
+        return service.run(loaded.settings, brokers(loaded.settings, WORKERS))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_CONFIG

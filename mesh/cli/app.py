@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mesh.cli.config import app as config_app
 from mesh.cli.output import reporting
 
 app = typer.Typer(
@@ -19,6 +20,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 all went well, 1 something failed, 2 wrong usage.",
 )
 
+app.add_typer(config_app)
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Brokers = Annotated[
     list[str] | None,
@@ -28,6 +31,17 @@ Brokers = Annotated[
         envvar="SAGE_BROKERS",
         metavar="ENDPOINT",
         help="A broker; may be given several times.  [default: tcp://127.0.0.1:8080]",
+        show_default=False,
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="SAGE_CONFIG",
+        metavar="FILE",
+        help="A YAML file with settings; see `sage-mesh config`.",
         show_default=False,
     ),
 ]
@@ -54,12 +68,15 @@ def broker(
     drain_timeout: Annotated[
         float | None, typer.Option(min=0.0, help="Seconds that open calls get at the end.")
     ] = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Run a broker in the foreground."""
     from mesh.cli import run
 
     extra = [*(["--insecure"] if insecure else []), *context.args]
+    if config is not None:
+        extra += ["--config", config]
     if drain_timeout is not None:
         extra += ["--drain-timeout", f"{drain_timeout:g}"]
     with reporting(as_json) as output:
@@ -71,6 +88,7 @@ def serve(
     target: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:SERVICE")],
     brokers: Brokers = None,
     workers: Annotated[int, typer.Option("--workers", "-n", min=1, help="Processes.")] = 1,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Run the workers of a service.
@@ -78,10 +96,9 @@ def serve(
     They run in the foreground; the ones that die are started again.
     """
     from mesh.cli import run
-    from mesh.cli.endpoints import parse_all
 
     with reporting(as_json) as output:
-        raise typer.Exit(run.serve(target, parse_all(brokers or []), workers, output))
+        raise typer.Exit(run.serve(target, brokers or [], workers, config, output))
 
 
 @app.command(

@@ -34,8 +34,18 @@ def broker(binds: Sequence[str], extra: Sequence[str], output: Output) -> int:
     return relay(command, environment, output, _broker_event)
 
 
-def serve(target: str, brokers: Sequence[str], workers: int, output: Output) -> int:
-    """Run `workers` processes of a service until they are told to end; the exit code."""
+def serve(
+    target: str, brokers: Sequence[str], workers: int, config: str | None, output: Output
+) -> int:
+    """Run `workers` processes of a service until they are told to end; the exit code.
+
+    Raises:
+        ConfigError: one of `brokers` is no endpoint, or a setting is wrong.
+    """
+    from mesh import settings
+
+    loaded = settings.load(config, flags={"brokers": ("--broker", list(brokers) or None)})
+    brokers = settings.brokers(loaded.settings, settings.WORKERS)
     if not output.as_json:
         from mesh.service import serve as serve_here
 
@@ -43,9 +53,10 @@ def serve(target: str, brokers: Sequence[str], workers: int, output: Output) -> 
             reason = why_unreachable(endpoint)
             if reason is not None:
                 print(f"no broker at {endpoint} yet ({reason}): waiting for it", file=sys.stderr)
-        return _exit_code(serve_here(target, brokers, workers))
+        return _exit_code(serve_here(target, brokers, workers, config=config))
     where = [part for broker in brokers for part in ("--broker", broker)]
     command = [sys.executable, "-m", "mesh.service", target, *where, "--workers", str(workers)]
+    command += ["--config", config] if config is not None else []
     return _exit_code(relay(command, dict(os.environ), output, _worker_event))
 
 

@@ -21,6 +21,7 @@ from mesh.client import base
 from mesh.client.aio_driver import LoopDriver
 from mesh.client.base import MAX_BATCH, Options
 from mesh.client.calls import ENDED, SENT, Call, ClientSettings
+from mesh.client.configured import configure
 from mesh.client.streams import NOTHING, Inflow, Outflow
 from mesh.client.sync import CallOptions
 from mesh.client.wire import Wire
@@ -402,6 +403,7 @@ def connect_async(
     *endpoints: str,
     name: str = "",
     settings: ClientSettings | None = None,
+    config: str | os.PathLike[str] | None = None,
     **options: Unpack[CallOptions],
 ) -> AsyncMesh:
     """An asyncio client of the brokers at `endpoints`; for `async with`, or `await` it.
@@ -409,13 +411,13 @@ def connect_async(
     Args:
         name: shown to operators.
         settings: limits and policies.
+        config: a file that says them instead, and the endpoints if none are given.
         options: how calls are made unless `options()` says otherwise.
 
     Raises:
-        ConfigError: an endpoint or an option is wrong.
+        ConfigError: an endpoint, an option or the file is wrong.
     """
-    checked = base.check_endpoints(endpoints)
-    chosen = settings or ClientSettings(name=name)
+    checked, chosen = configure(endpoints, name, settings, config)
 
     def make(loop: asyncio.AbstractEventLoop) -> LoopDriver:
         seed = int.from_bytes(os.urandom(16), "little")

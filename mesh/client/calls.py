@@ -34,6 +34,7 @@ class ClientSettings:
     max_body: int = MAX_BODY
     retry_ratio: float = 0.1
     retry_rate: float = 1.0
+    retry_factor: float = 2.0
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
 
 

@@ -584,7 +584,7 @@ class ClientCore:
         """Let the call be made again, if there are tries, time and budget left."""
         if call.attempts >= call.retries:
             return False
-        delay = backoff(call.attempts, self._rng)
+        delay = backoff(call.attempts, self._rng, factor=self.settings.retry_factor)
         if error.retry_after is not None and error.retry_after > 0.0:
             delay += error.retry_after
         if now + delay >= call.expires_at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
 from functools import cached_property
+from os import PathLike
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -20,6 +21,7 @@ from typing import (
 from mesh.client import base
 from mesh.client.base import MAX_BATCH, Options
 from mesh.client.calls import ENDED, SENT, Call, ClientSettings
+from mesh.client.configured import configure
 from mesh.client.streams import NOTHING, Inflow, Outflow
 from mesh.client.sync_driver import Driver
 from mesh.errors import CallError, InvalidArgument, to_wire
@@ -400,6 +402,7 @@ def connect(
     name: str = "",
     spin: float = SPIN,
     settings: ClientSettings | None = None,
+    config: str | PathLike[str] | None = None,
     **options: Unpack[CallOptions],
 ) -> Mesh:
     """A blocking client of the brokers at `endpoints`, for any number of threads.
@@ -411,11 +414,12 @@ def connect(
         name: shown to operators.
         spin: seconds to keep trying before a wait blocks; shortens round trips, 0 saves CPU time.
         settings: limits and policies.
+        config: a file that says them instead, and the endpoints if none are given.
         options: how calls are made unless `options()` says otherwise.
 
     Raises:
-        ConfigError: an endpoint or an option is wrong.
+        ConfigError: an endpoint, an option or the file is wrong.
     """
-    settings = settings or ClientSettings(name=name)
+    checked, chosen = configure(endpoints, name, settings, config)
     bound = Options().but(options)
-    return Mesh(Driver(base.check_endpoints(endpoints), settings, spin), bound)
+    return Mesh(Driver(checked, chosen, spin), bound)

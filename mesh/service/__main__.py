@@ -5,23 +5,32 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mesh.service.declare import DEFAULT_BROKER
-from mesh.service.process import serve
+from mesh.errors import ConfigError
+from mesh.service.process import EXIT_CONFIG, serve
+from mesh.settings.flags import add_flags, chosen
+
+FLAGS = {"--broker": ("brokers", "ENDPOINT")}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and serve; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m mesh.service", description=__doc__)
     parser.add_argument("target", help="the service, as package.module:service")
-    parser.add_argument(
-        "--broker",
-        action="append",
-        metavar="ENDPOINT",
-        help=f"a broker to register at; may be repeated (default {DEFAULT_BROKER})",
-    )
     parser.add_argument("--workers", type=int, default=1, help="how many processes (default 1)")
+    add_flags(parser, FLAGS)
     options = parser.parse_args(arguments)
-    return serve(options.target, options.broker or (), options.workers)
+    choice = chosen(options, FLAGS)
+    try:
+        return serve(
+            options.target,
+            options.brokers or (),
+            options.workers,
+            config=choice.path,
+            assignments=choice.assignments,
+        )
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_CONFIG
 
 
 if __name__ == "__main__":

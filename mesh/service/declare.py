@@ -169,6 +169,7 @@ class Service:
         self.name = name
         self.version = version
         self.concurrency = concurrency
+        self.threads_chosen = threads is not None
         self.threads = threads or min(MAX_THREADS, (os.cpu_count() or 1) * 4)
         self.lifespan = lifespan
         self.debug = os.environ.get("SAGE_DEBUG", "") not in ("", "0") if debug is None else debug

@@ -18,11 +18,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.errors import ConfigError
-from mesh.service.declare import DEFAULT_BROKER, Service
+from mesh.service.declare import Service
 from mesh.service.runtime import DRAIN_TTL, Runtime
+
+if TYPE_CHECKING:
+    from mesh.settings import Loaded
 
 EXIT_CONFIG = 78
 FIRST_BACKOFF = 0.1
@@ -37,25 +40,51 @@ log = logging.getLogger("mesh.service")
 _supervisor = 0
 
 
-def serve(target: str, brokers: Sequence[str] = (), workers: int = 1) -> int:
+def serve(
+    target: str,
+    brokers: Sequence[str] = (),
+    workers: int = 1,
+    *,
+    config: str | None = None,
+    assignments: Sequence[str] = (),
+) -> int:
     """Serve `target`, written `package.module:service`, until a signal; the exit status.
 
-    Prints `serving NAME pid=PID` to standard output once registered, for each process.
+    `config` is a file with settings, `assignments` are some more as "key=value"; `brokers` count
+    before both. Prints `serving NAME pid=PID` to standard output once registered, for each process.
+
+    Raises:
+        ConfigError: a setting is wrong, or they name no broker that can be reached.
     """
-    logging.basicConfig(
-        level=os.environ.get("SAGE_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    from mesh import settings  # not needed by a service that is part of another program
+
+    flags = {"brokers": ("--broker", list(brokers) or None)}
+    loaded = settings.load(config, flags=flags, assignments=assignments)
+    begin_logging(loaded)
+    addresses = settings.brokers(loaded.settings, settings.WORKERS)
+    threads = loaded.settings.performance.thread_pool_size
 
     def child() -> int:
         try:
             service = load(target)
-            return serve_here(service, brokers or (DEFAULT_BROKER,), announce=True)
+            if threads is not None and not service.threads_chosen:
+                service.threads = threads
+            return serve_here(service, addresses, announce=True)
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return EXIT_CONFIG
 
     return child() if workers <= 1 else supervise(child, workers)
+
+
+def begin_logging(loaded: Loaded) -> None:
+    """Report on standard error at the level that the settings say; first, on the settings."""
+    logging.basicConfig(
+        level=loaded.settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for note in loaded.notes:
+        log.warning("%s", note)
 
 
 def load(target: str) -> Service:

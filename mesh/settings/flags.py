@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mesh.settings.keys import keys
@@ -61,12 +60,3 @@ def chosen(options: argparse.Namespace, table: Mapping[str, tuple[str, str]]) ->
     """What the options that `add_flags` has added were given."""
     flags = {name: (flag, getattr(options, name)) for flag, (name, _) in table.items()}
     return Chosen(options.config, flags, options.set)
-
-
-def warn(loaded: Loaded, say: Callable[[str], None] | None = None) -> None:
-    """Tell the operator what `load` has noticed."""
-    for note in loaded.notes:
-        if say is not None:
-            say(note)
-        else:
-            print(f"warning: {note}", file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -14,79 +13,68 @@ from pathlib import Path
 from mesh.errors import ConfigError
 from mesh.service import Runtime
 from mesh.service.process import EXIT_CONFIG, serve_here, supervise
+from mesh.settings import Settings
 from workers.memory.backend import Backend
-from workers.memory.eviction import POLICIES
 from workers.memory.handler import MemoryHandler
-from workers.memory.limits import parse_size
 from workers.store import ProgressWatch
 
-BACKENDS = ("lmdb", "memory", "redis")
+FLAGS = {
+    "--processes": ("services.memory.processes", "N"),
+    "--data": ("services.memory.data", "DIR"),
+    "--backend": ("services.memory.backend", "NAME"),
+    "--url": ("services.memory.url", "URL"),
+    "--cache-size": ("performance.cache_size", "SIZE"),
+    "--eviction": ("services.memory.eviction", "POLICY"),
+    "--timeout": ("services.memory.timeout", "SECONDS"),
+}
+"""Options of the command line and the keys that they stand for."""
 
 log = logging.getLogger("workers.memory")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the service on the command line."""
-    parser.add_argument("--data", default="", metavar="DIR", help="directory of the lmdb backend")
-    parser.add_argument("--backend", choices=BACKENDS, default="lmdb", help="(default lmdb)")
-    parser.add_argument("--url", default="", help="of the redis backend, as in redis://host:6379/0")
-    parser.add_argument(
-        "--cache-size", default="1GB", help="memory and disk that may be used (default 1GB)"
-    )
-    parser.add_argument(
-        "--eviction", choices=tuple(POLICIES), default="s3-fifo", help="(default s3-fifo)"
-    )
-
-
-def run(options: argparse.Namespace, brokers: Sequence[str], processes: int) -> int:
+def run(settings: Settings, brokers: Sequence[str]) -> int:
     """Serve until a signal, in this process or in several under a supervisor; the exit status.
 
     Raises:
-        ConfigError: the options do not fit together.
+        ConfigError: something that the backend needs is missing.
     """
-    size = parse_size(options.cache_size)
-    if processes < 1:
-        raise ConfigError(f"processes={processes} is not a whole number above 0")
-    if options.backend == "memory" and processes > 1:
-        raise ConfigError(
-            f"--backend memory with {processes} processes would be as many separate stores; "
-            "use lmdb, or one process"
-        )
-    make = backend_maker(options.backend, options.data, options.url, size, options.eviction)
+    memory = settings.services.memory
+    make = backend_maker(settings)
     # Several, even if one is asked for: only another process can tell that the writer hangs.
-    watch = Guard(Path(options.data)).look if options.backend == "lmdb" else None
-    return supervise(lambda: serve(make, brokers), processes, watch)
+    watch = Guard(Path(memory.data)).look if memory.backend == "lmdb" and memory.data else None
+    return supervise(lambda: serve(make, brokers, memory.timeout), memory.processes, watch)
 
 
-def backend_maker(
-    name: str, data: str, url: str, cache_size: int, eviction: str
-) -> Callable[[], Backend]:
-    """What opens the backend `name`, in the process that is to use it.
+def backend_maker(settings: Settings) -> Callable[[], Backend]:
+    """What opens the backend, in the process that is to use it.
 
     Raises:
-        ConfigError: something that it needs was not given.
+        ConfigError: something that it needs is missing.
     """
-    if name == "memory":
+    memory, performance = settings.services.memory, settings.performance
+    size, eviction = performance.cache_size, memory.eviction
+    if memory.backend == "memory":
         from workers.memory.backends.inmemory import MemoryBackend
 
-        return lambda: MemoryBackend(cache_size, eviction)
-    if name == "lmdb":
-        if not data:
-            raise ConfigError("the lmdb backend keeps its data in a directory; give it: --data DIR")
-        from workers.memory.backends.durable import LmdbBackend
-
-        return lambda: LmdbBackend(Path(data), cache_size, eviction)
-    if name == "redis":
-        if not url:
-            raise ConfigError("the redis backend needs --url redis://host:6379/0")
+        return lambda: MemoryBackend(size, eviction)
+    if memory.backend == "redis":
         from workers.memory.backends.redis import RedisBackend
 
-        return lambda: RedisBackend(url)
-    raise ConfigError(f"backend {name!r} is not one of {', '.join(BACKENDS)}")
+        url, pool = memory.url or "", performance.connection_pool_size
+        return lambda: RedisBackend(url, pool_size=pool)
+    if not memory.data:
+        raise ConfigError(
+            "the lmdb backend keeps its data in a directory; give it: --data DIR, or "
+            "services.memory.data in the configuration"
+        )
+    from workers.memory.backends.durable import LmdbBackend
+
+    data = Path(memory.data)
+    return lambda: LmdbBackend(data, size, eviction)
 
 
-def serve(make: Callable[[], Backend], brokers: Sequence[str]) -> int:
-    """Serve in this process until a signal; the exit status."""
+def serve(make: Callable[[], Backend], brokers: Sequence[str], timeout: float | None = None) -> int:
+    """Serve in this process until a signal; the exit status. `timeout` bounds each call."""
     try:
         handler = MemoryHandler(make())
     except ConfigError as error:
@@ -96,6 +84,9 @@ def serve(make: Callable[[], Backend], brokers: Sequence[str]) -> int:
     def started(runtime: Runtime) -> None:
         handler.stand(runtime.set_lane, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
+    for method in handler.service.methods.values():
+        if not method.stream:
+            method.timeout = timeout
     handler.service.on_shutdown(handler.close)
     return serve_here(handler.service, brokers, announce=True, started=started)
 

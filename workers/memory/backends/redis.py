@@ -54,14 +54,19 @@ TIDY_EVERY = 1.0
 
 
 class RedisBackend:
-    """The store at `url`: redis://, rediss:// or unix://; redis+cluster:// for a cluster."""
+    """The store at `url`: redis://, rediss:// or unix://; redis+cluster:// for a cluster.
+
+    `pool_size` bounds the connections, in a cluster those to each server.
+    """
 
     name = "redis"
 
-    def __init__(self, url: str, partitions: int | None = None) -> None:
+    def __init__(
+        self, url: str, partitions: int | None = None, *, pool_size: int | None = None
+    ) -> None:
         self._cluster = url.startswith(("redis+cluster://", "rediss+cluster://"))
         plain = url.replace("+cluster", "", 1)
-        self._client: Any = _connect(plain, self._cluster)
+        self._client: Any = _connect(plain, self._cluster, pool_size)
         self._partitions = partitions or (PARTITIONS if self._cluster else 1)
         whole = self._partitions == 1
         self.capabilities = Capabilities(
@@ -436,13 +441,19 @@ class RedisBackend:
 _CREATES = frozenset(("set", "batch", "increment", "configure", "lock", "reserve"))
 
 
-def _connect(url: str, cluster: bool) -> Any:
+def _connect(url: str, cluster: bool, pool_size: int | None) -> Any:
     """A client. Raises ConfigError."""
     options: dict[str, Any] = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
+    if pool_size is not None:
+        options["max_connections"] = pool_size
     try:
         if cluster:
             return redis.cluster.RedisCluster.from_url(url, **options)
-        client = redis.Redis.from_url(url, **options)
+        if pool_size is None:
+            client = redis.Redis.from_url(url, **options)
+        else:  # who finds all of them in use waits for one
+            pool = redis.BlockingConnectionPool.from_url(url, timeout=TIMEOUT, **options)
+            client = redis.Redis.from_pool(pool)
         client.ping()
     except (redis.exceptions.RedisError, ValueError) as error:
         raise ConfigError(f"no redis server at {url.rpartition('@')[2]}: {error}") from None
