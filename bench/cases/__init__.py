@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bench.cases import bounds, calls, raw, router
+from bench.cases import bounds, calls, memory, raw, router
 from bench.harness import Case
 
 CASES: dict[str, Case] = {
-    case.name: case for case in (*raw.CASES, *calls.CASES, *router.CASES, *bounds.CASES)
+    case.name: case
+    for case in (*raw.CASES, *calls.CASES, *memory.CASES, *router.CASES, *bounds.CASES)
 }

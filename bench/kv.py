@@ -1,0 +1,242 @@
+"""Clients of a store of keys: `python -m bench.kv ROLE mesh|echo|redis ADDRESS [options]`.
+
+The same loops over the memory service and over redis-py. Prints one JSON line of figures.
+`echo` calls the empty method instead: what a call costs before there is a store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from bench import loops, workload
+from bench.harness import Figures
+from mesh import connect, connect_async
+
+BATCH = 100
+LOAD = 1000
+
+
+class Store(Protocol):
+    """What the loops do with a store."""
+
+    async def get(self, key: str) -> bytes | None: ...
+    async def set(self, key: str, value: bytes) -> object: ...
+    async def get_many(self, keys: list[str]) -> object: ...
+    async def set_many(self, items: dict[str, bytes]) -> object: ...
+    async def get_calls(self, keys: list[str]) -> object: ...
+    async def set_calls(self, items: dict[str, bytes]) -> object: ...
+    async def close(self) -> None: ...
+
+
+class MeshStore:
+    """The memory service. `get_calls`: as many calls of `get`, in one message."""
+
+    def __init__(self, mesh: Any) -> None:
+        self._mesh = mesh
+        self._call = mesh.call
+
+    async def get(self, key: str) -> bytes | None:
+        found: bytes | None = await self._call("memory.get", key)
+        return found
+
+    async def set(self, key: str, value: bytes) -> object:
+        return await self._call("memory.set", key, value)
+
+    async def get_many(self, keys: list[str]) -> object:
+        return await self._call("memory.get_many", keys)
+
+    async def set_many(self, items: dict[str, bytes]) -> object:
+        return await self._call("memory.set_many", items)
+
+    async def get_calls(self, keys: list[str]) -> object:
+        return await self._mesh.batch("memory.get", [(key,) for key in keys], raise_errors=True)
+
+    async def set_calls(self, items: dict[str, bytes]) -> object:
+        return await self._mesh.batch("memory.set", list(items.items()), raise_errors=True)
+
+    async def close(self) -> None:
+        await self._mesh.close()
+
+
+class EchoStore(MeshStore):
+    """No store: a handler that gives back what a `get` would, or takes what a `set` would."""
+
+    async def get(self, key: str) -> bytes | None:
+        found: bytes | None = await self._call("bench.get", key)
+        return found
+
+    async def set(self, key: str, value: bytes) -> object:
+        return await self._call("bench.set", key, value)
+
+
+class RedisStore:
+    """redis-py with a pool of connections. `get_calls`: a pipeline, not a transaction.
+
+    Up to 100 callers, the default pool; for more, which that refuses, the pool in which they wait.
+    """
+
+    def __init__(self, url: str, callers: int) -> None:
+        import redis.asyncio as redis
+
+        if callers <= 100:
+            self._client = redis.Redis.from_url(url)
+        else:
+            pool: Any = redis.BlockingConnectionPool
+            self._client = redis.Redis(connection_pool=pool.from_url(url, timeout=None))
+
+    async def get(self, key: str) -> bytes | None:
+        found: bytes | None = await self._client.get(key)
+        return found
+
+    async def set(self, key: str, value: bytes) -> object:
+        return await self._client.set(key, value)
+
+    async def get_many(self, keys: list[str]) -> object:
+        return await self._client.mget(keys)
+
+    async def set_many(self, items: dict[str, bytes]) -> object:
+        return await self._client.mset(items)
+
+    async def get_calls(self, keys: list[str]) -> object:
+        pipeline = self._client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.get(key)
+        return await pipeline.execute()
+
+    async def set_calls(self, items: dict[str, bytes]) -> object:
+        pipeline = self._client.pipeline(transaction=False)
+        for key, value in items.items():
+            pipeline.set(key, value)
+        return await pipeline.execute()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+async def open_store(kind: str, address: str, callers: int) -> Store:
+    """The store at `address`, filled with all keys (but for `echo`), for that many callers."""
+    if kind == "redis":
+        store: Store = RedisStore(address, callers)
+    else:
+        mesh = await connect_async(address)
+        if kind == "echo":
+            return EchoStore(mesh)
+        store = MeshStore(mesh)
+    source = workload.values()
+    names = [workload.key(number) for number in range(workload.KEYS)]
+    for begin in range(0, len(names), LOAD):
+        await store.set_many({name: next(source) for name in names[begin : begin + LOAD]})
+    return store
+
+
+def mixed(store: Store, reads: float, modifies: float = 0.0) -> Callable[[], Awaitable[object]]:
+    """What one caller does each time: the next step of the mix."""
+    following = workload.steps(reads, modifies)
+    source = workload.values()
+
+    async def step() -> None:
+        kind, key = next(following)
+        if kind != "write":
+            found = await store.get(key)
+            if found is None:
+                raise RuntimeError(f"{key} is not there")
+        if kind != "read":
+            await store.set(key, next(source))
+
+    return step
+
+
+async def mix(store: Store, window: int, options: argparse.Namespace) -> Figures:
+    """Operations per second of one mix, by callers in flight."""
+    step = mixed(store, options.reads)
+    return await loops.in_flight(step, [window], options.seconds)
+
+
+async def ycsb(store: Store, window: int, options: argparse.Namespace) -> Figures:
+    """Operations per second of the mixes of YCSB, with as many callers."""
+    found: Figures = {}
+    for name, shares in workload.MIXES.items():
+        rates = await loops.in_flight(mixed(store, *shares), [window], options.seconds)
+        found.update({f"{name} {window}": rate for window, rate in rates.items()})
+    return found
+
+
+async def batches(store: Store, window: int, options: argparse.Namespace) -> Figures:
+    """Keys per second in batches of 100: several keys in one command, and several commands."""
+    names = workload.batches(BATCH)
+    source = workload.values()
+    ways: dict[str, Callable[[], Awaitable[object]]] = {
+        "get many": lambda: store.get_many(next(names)),
+        "set many": lambda: store.set_many({key: next(source) for key in next(names)}),
+        "gets": lambda: store.get_calls(next(names)),
+        "sets": lambda: store.set_calls({key: next(source) for key in next(names)}),
+    }
+    found: Figures = {}
+    for way, call in ways.items():
+        rates = await loops.in_flight(call, [window], options.seconds)
+        found.update({f"{way} {window}": rate * BATCH for window, rate in rates.items()})
+    return found
+
+
+def single(kind: str, address: str, count: int) -> Figures:
+    """Latency in microseconds of a blocking client, one operation at a time."""
+    names = iter(workload.zipf(2 * count))
+    source = workload.values()
+    if kind == "redis":
+        import redis
+
+        client = redis.Redis.from_url(address)
+        get: Callable[[str], object] = client.get
+        set_: Callable[[str, bytes], object] = client.set
+    else:
+        service = "bench" if kind == "echo" else "memory"
+        mesh = connect(address)
+
+        def get(key: str) -> object:
+            return mesh.call(f"{service}.get", key)
+
+        def set_(key: str, value: bytes) -> object:
+            return mesh.call(f"{service}.set", key, value)
+
+    reading = loops.one_at_a_time_blocking(lambda: get(next(names)), count)
+    writing = loops.one_at_a_time_blocking(lambda: set_(next(names), next(source)), count // 2)
+    return {
+        **{f"get {name}": value for name, value in reading.items()},
+        **{f"set {name}": value for name, value in writing.items()},
+    }
+
+
+ROLES = {"mix": mix, "ycsb": ycsb, "batches": batches}
+
+
+async def run(options: argparse.Namespace) -> Figures:
+    """One role, over a store that was filled before, for each number of callers."""
+    found: Figures = {}
+    for window in options.windows:
+        store = await open_store(options.store, options.address, window)
+        try:
+            found.update(await ROLES[options.role](store, window, options))
+        finally:
+            await store.close()
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=sorted({*ROLES, "single"}))
+    parser.add_argument("store", choices=("mesh", "echo", "redis"))
+    parser.add_argument("address")
+    parser.add_argument("--windows", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--reads", type=float, default=0.9)
+    arguments = parser.parse_args()
+    if arguments.role == "single":
+        result = single(arguments.store, arguments.address, arguments.count)
+    else:
+        result = asyncio.run(run(arguments))
+    print(json.dumps(result), flush=True)
