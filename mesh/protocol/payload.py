@@ -165,6 +165,18 @@ def decode(data: Body) -> Any:
         raise ProtocolError(f"payload is not valid MessagePack: {text}") from None
 
 
+def map_header(count: int) -> bytes:
+    """What a MessagePack map of `count` pairs begins with; up to 65,535."""
+    return bytes((0x80 | count,)) if count < 16 else b"\xde" + count.to_bytes(2, "big")
+
+
+def text_header(octets: int) -> bytes:
+    """What MessagePack text of that many octets of UTF-8 begins with; up to 65,535."""
+    if octets < 32:
+        return bytes((0xA0 | octets,))
+    return b"\xd9" + bytes((octets,)) if octets < 256 else b"\xda" + octets.to_bytes(2, "big")
+
+
 def decode_map(data: Body) -> dict[str, Any]:
     """A map with text keys, as HELLO, READY, WELCOME and errors carry. Empty data is an empty map.
 

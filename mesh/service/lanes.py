@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from mesh import errors
-from mesh.protocol.messages import BATCH
+from mesh.protocol import payload
+from mesh.protocol.messages import BATCH, MAX_BODY, RAW
 from mesh.service.invoke import (
     FAIL,
+    FINISH,
     Outcome,
     arguments,
     batch_calls,
@@ -26,7 +28,18 @@ from mesh.service.invoke import (
     outcome,
     run,
 )
-from mesh.service.requests import Request
+from mesh.service.requests import Request, packed_array
+
+MAX_PACKED = 65_535
+
+
+class Packed:
+    """A result that is MessagePack already, and sent as it is."""
+
+    __slots__ = ("body",)
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
 
 
 class Job:
@@ -63,20 +76,42 @@ class Job:
         self.outcome = run(self.request)
 
     def finish(self, results: Sequence[Any]) -> None:
-        """Answer with `results`, one for each of `calls()`; an exception fails its call alone."""
+        """Answer with `results`, one for each of `calls()`; an exception fails its call alone.
+
+        Any of them may be `Packed`.
+        """
         if self.request.flags & BATCH:
-            self.outcome = batch_outcome(
-                self.request,
-                [errors.to_wire(r) if isinstance(r, Exception) else (0, r) for r in results],
-            )
+            self.outcome = _batch_outcome(self.request, results)
         elif isinstance(results[0], Exception):
             self.fail(results[0])
         else:
-            self.outcome = outcome(self.request, results[0])
+            self.outcome = _outcome(self.request, results[0])
 
     def fail(self, error: Exception) -> None:
         """Answer with `error`."""
         self.outcome = failure(self.request, error)
+
+
+def _outcome(request: Request, result: Any) -> Outcome:
+    if type(result) is not Packed:
+        return outcome(request, result)
+    if request.flags & RAW or len(result.body) > MAX_BODY:
+        return outcome(request, payload.decode(result.body))
+    return (FINISH, request, [result.body], 0)
+
+
+def _batch_outcome(request: Request, results: Sequence[Any]) -> Outcome:
+    if len(results) <= MAX_PACKED and all([type(result) is Packed for result in results]):
+        body = packed_array([b"\x92\x00" + result.body for result in results])  # [0, result]
+        if len(body) <= MAX_BODY:
+            return (FINISH, request, [body], BATCH)
+    return batch_outcome(request, [_item(result) for result in results])
+
+
+def _item(result: Any) -> tuple[int, Any]:
+    if isinstance(result, Exception):
+        return errors.to_wire(result)
+    return 0, payload.decode(result.body) if type(result) is Packed else result
 
 
 Execute: TypeAlias = Callable[[list[Job]], None]

@@ -1,8 +1,9 @@
 """The service `memory`: the verbs of `verbs.Verbs` over a store, for the mesh.
 
-Lanes: reads are in the default lane and served by every process. What changes something is in the
-lane `writer`, which one process serves at a time (with Redis, every one). `watch` and `wait` are in
-the lane `watch`, served where the writer is.
+Lanes: reads are in the default lane and served by every process, `scan` in one of its own; what
+has arrived together is read as of one moment. What changes something is in the lane `writer`,
+which one process serves at a time (with Redis, every one). `watch` and `wait` are in the lane
+`watch`, served where the writer is.
 
 Common keyword arguments: `ns="default"` is the namespace. With `packed=True` values go both ways as
 `bytes` that hold their MessagePack, which saves the service from looking into them; raw `bytes` are
@@ -56,26 +57,25 @@ retry), and those of a repeated request: KeyReused, OutcomeUnknown.
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 from xxhash import xxh3_128_digest
 
 from mesh import Service
-from mesh.errors import CallError, InvalidArgument
+from mesh.errors import CallError, InvalidArgument, Overloaded
 from mesh.protocol import memory as limits
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
-from mesh.service.lanes import Job
+from mesh.service.lanes import Job, Packed
 from workers.memory.backend import Backend, Op
 from workers.memory.verbs import Act, Verbs
 from workers.memory.watching import Hub, stream
 
-WRITER, WATCH = "writer", "watch"
-READ_WINDOW, WRITE_WINDOW, WATCH_WINDOW = 256, 1024, 1000
+WRITER, WATCH, SCAN = "writer", "watch", "scan"
+READ_WINDOW, WRITE_WINDOW, WATCH_WINDOW, SCAN_WINDOW = 256, 1024, 1000, 64
 TICK_EVERY = 0.25
 PAGE = 200
 
@@ -106,19 +106,21 @@ class MemoryHandler:
     def _declare(self, name: str, version: str) -> Service:
         service = Service(name, version=version)
         repeats = self.backend.capabilities.repeats
-        writing = WRITE_WINDOW if self.backend.capabilities.many_writers else 0
-        watching = WATCH_WINDOW if self.backend.capabilities.many_writers else 0
-        service.lane("", capacity=READ_WINDOW)
+        remote = self.backend.capabilities.many_writers
+        writing = WRITE_WINDOW if remote else 0
+        watching = WATCH_WINDOW if remote else 0
+        # What is asked over a network is not waited for on the I/O thread.
+        service.lane("", capacity=READ_WINDOW, execute=self.answer, inline=not remote)
+        service.lane(SCAN, capacity=SCAN_WINDOW)
         service.lane(WRITER, capacity=writing, execute=self.execute)
         service.lane(WATCH, capacity=watching)
         for verb in READING:
-            build = getattr(self.verbs, verb)
-            service.rpc(name=verb, inline=True, idempotent=True)(self._reading(build))
+            service.rpc(name=verb, idempotent=True)(getattr(self.verbs, verb))
         for verb in CHANGING:
             build = getattr(self.verbs, verb, None) or getattr(self, verb)
             safe = repeats or verb in HARMLESS
             service.rpc(name=verb, lane=WRITER, idempotent=safe)(build)
-        service.rpc(name="scan", idempotent=True)(self.scan)
+        service.rpc(name="scan", lane=SCAN, idempotent=True)(self.scan)
         service.rpc(name="watch", lane=WATCH)(self.watch)
         service.rpc(name="wait", lane=WATCH, idempotent=True, timeout=60.0)(self.wait)
         service.on_drain(self.hub.close)
@@ -126,19 +128,13 @@ class MemoryHandler:
 
     # ---------------------------------------------------------------- reading
 
-    def _reading(self, build: Callable[..., Act]) -> Callable[..., Any]:
-        read = self.backend.read
-
-        @functools.wraps(build)
-        def serve(*args: Any, **kwargs: Any) -> Any:
-            act = build(*args, **kwargs)
-            (result,) = read((act.op,))
-            if isinstance(result, Exception):
-                raise result
-            return act.answer(result)
-
-        serve.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
-        return serve
+    def answer(self, jobs: Sequence[Job]) -> None:
+        """Run everything that has arrived in the default lane as of one moment."""
+        planned = _plan_all(jobs)
+        ops = [act.op for _, acts in planned for act in acts if type(act) is Act]
+        results = iter(self.backend.read(ops) if ops else ())
+        for job, acts in planned:
+            _finish(job, acts, results)
 
     def scan(
         self, prefix: str = "", *, values: bool = False, ns: str = DEFAULT, packed: bool = False
@@ -177,29 +173,18 @@ class MemoryHandler:
 
     def execute(self, jobs: Sequence[Job]) -> None:
         """Run everything that has arrived in the writer lane as one group."""
-        planned: list[tuple[Job, list[Act | CallError]]] = []
+        planned = _plan_all(jobs)
         ops: list[Op] = []
-        for job in jobs:
-            try:
-                acts = [_plan(job, args, kwargs) for args, kwargs in job.calls()]
-            except CallError as error:
-                job.fail(error)
-                continue
-            planned.append((job, acts))
-            ops += _numbered(job, [act.op for act in acts if isinstance(act, Act)])
+        for job, acts in planned:
+            ops += _numbered(job, [act.op for act in acts if type(act) is Act])
         results = iter(self.backend.execute(ops) if ops else ())
         for job, acts in planned:
-            found: list[Any] = []
-            several = next(results) if _is_group(acts) else None
-            if several is not None and isinstance(several, Exception):
-                several = [several] * len(acts)
-            inner = results if several is None else iter(several)
-            for act in acts:
-                found.append(act if isinstance(act, CallError) else _answer(act, next(inner)))
-            if found:
-                job.finish(found)
+            if _is_group(acts):
+                several = next(results)
+                each = repeat(several) if isinstance(several, Exception) else iter(several)
+                _finish(job, acts, each)
             else:
-                job.fail(InvalidArgument("the batch holds no calls"))
+                _finish(job, acts, results)
 
     # ---------------------------------------------------------------- watching
 
@@ -286,6 +271,17 @@ class MemoryHandler:
                 log.exception("clearing up failed; it is tried again")
 
 
+def _plan_all(jobs: Sequence[Job]) -> list[tuple[Job, list[Act | CallError]]]:
+    """What each job asks for. One whose calls cannot be read is answered here."""
+    planned: list[tuple[Job, list[Act | CallError]]] = []
+    for job in jobs:
+        try:
+            planned.append((job, [_plan(job, args, kwargs) for args, kwargs in job.calls()]))
+        except CallError as error:
+            job.fail(error)
+    return planned
+
+
 def _plan(job: Job, args: list[Any], kwargs: dict[str, Any]) -> Act | CallError:
     method: Any = job.request.target
     try:
@@ -295,6 +291,15 @@ def _plan(job: Job, args: list[Any], kwargs: dict[str, Any]) -> Act | CallError:
         return error
     except TypeError as error:
         return InvalidArgument(method.refuses(args, kwargs) or str(error))
+
+
+def _finish(job: Job, acts: list[Act | CallError], results: Iterator[Any]) -> None:
+    """Answer `job`; each of `acts` takes one of `results`."""
+    found = [_answer(act, next(results)) if type(act) is Act else act for act in acts]
+    if found:
+        job.finish(found)
+    else:
+        job.fail(InvalidArgument("the batch holds no calls"))
 
 
 def _is_group(acts: list[Act | CallError]) -> bool:
@@ -318,6 +323,6 @@ def _answer(act: Act, result: Any) -> Any:
     if isinstance(result, Exception):
         return result
     try:
-        return act.answer(result)
+        return act.answer(result) if act.packed is None else Packed(act.packed(result))
     except CallError as error:
         return error

@@ -20,14 +20,19 @@ from workers.memory.records import Entry, Lock
 
 CONDITIONS = ("", "none", "some", "later", "sooner")
 MAX_STEPS = 1000
+NIL = b"\xc0"
 
 
 @dataclass(slots=True)
 class Act:
-    """An operation, and how to turn its result into the answer."""
+    """An operation, and how to turn its result into the answer.
+
+    `packed`, where there is one, gives the MessagePack of the answer without looking into it.
+    """
 
     op: Op
     answer: Callable[[Any], Any]
+    packed: Callable[[Any], bytes] | None = None
 
 
 def same(result: Any) -> Any:
@@ -50,7 +55,7 @@ class Verbs:
     def get(self, key: str, *, ns: str = DEFAULT, stale: bool = False, packed: bool = False) -> Act:
         """The value of a key; None if it does not exist."""
         op = Op("get", limits.check_namespace(ns), _get(key, stale))
-        return Act(op, _body if packed else _value)
+        return Act(op, _body) if packed else Act(op, _value, _packed_value)
 
     def entry(
         self, key: str, *, ns: str = DEFAULT, stale: bool = False, packed: bool = False
@@ -66,12 +71,11 @@ class Verbs:
         checked = limits.check_keys(keys)
         op = Op("get_many", limits.check_namespace(ns), {"keys": checked, "stale": bool(stale)})
         read = _body if packed else _value
-        return Act(
-            op,
-            lambda found: {
-                key: read(entry) for key, entry in zip(keys, found, strict=True) if entry
-            },
-        )
+
+        def answer(found: Any) -> dict[str, Any]:
+            return {key: read(entry) for key, entry in zip(keys, found, strict=True) if entry}
+
+        return Act(op, answer, None if packed else lambda found: _packed_map(checked, found))
 
     def exists(self, keys: list[str], *, ns: str = DEFAULT) -> Act:
         """How many of the keys exist."""
@@ -456,6 +460,19 @@ def _get(key: Any, stale: Any) -> dict[str, Any]:
 
 def _value(entry: Entry | None) -> Any:
     return None if entry is None else payload.decode(entry.body)
+
+
+def _packed_value(entry: Entry | None) -> bytes:
+    return NIL if entry is None else entry.body
+
+
+def _packed_map(keys: list[bytes], found: list[Entry | None]) -> bytes:
+    """The MessagePack of the values that were found, by key."""
+    there = {key: entry.body for key, entry in zip(keys, found, strict=True) if entry}
+    parts = [payload.map_header(len(there))]
+    for key, body in there.items():
+        parts += (payload.text_header(len(key)), key, body)
+    return b"".join(parts)
 
 
 def _body(entry: Entry | None) -> bytes | None:

@@ -26,7 +26,7 @@ def handler() -> MemoryHandler:
 
 def test_who_serves_what() -> None:
     service = MemoryHandler(MemoryBackend(64_000_000)).service
-    assert service.lanes() == {"": 256, "writer": 0, "watch": 0}
+    assert service.lanes() == {"": 256, "scan": 64, "writer": 0, "watch": 0}
     assert {name for name, method in service.methods.items() if method.lane == "writer"} == set(
         CHANGING
     )
