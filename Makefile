@@ -55,6 +55,7 @@ check: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict mesh broker workers
+	$(PY) -m mypy --strict -p sage.service.memory
 
 format: $(STAMP)
 	$(PY) -m ruff check --fix .

@@ -31,7 +31,7 @@ UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.errors": frozenset(),
     "mesh.compiled": frozenset(),
     "mesh.context": _PURE,
-    "mesh.protocol": _LOW,
+    "mesh.protocol": _LOW | {"mesh.units"},
     "mesh.resilience": _PURE,
     "mesh.discovery": _PURE,
     "mesh.security": _PURE,

@@ -96,7 +96,8 @@ def check(
 
     with reporting(as_json) as output:
         reports = []
-        for name in files or [config]:
+        names: list[str | None] = list(files) if files else [config]
+        for name in names:
             try:
                 reports.append(_good(name, load(name)))
             except ConfigError as error:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mesh.errors import InvalidArgument
+from mesh.errors import ConfigError, InvalidArgument
+from mesh.units import parse_size
 
 # LMDB takes keys of 511 octets; the longest index entry is 8 + 1 + 4 octets and the key.
 MAX_KEY = 480
@@ -95,6 +96,8 @@ def check_tags(tags: Any) -> tuple[str, ...]:
     """The tags of an entry, sorted, each once. Raises InvalidArgument."""
     if not isinstance(tags, list | tuple):
         raise InvalidArgument(f"tags={_shown(tags)} is not a list of tags")
+    if not tags:
+        return ()
     found = sorted(set(map(check_tag, tags)))
     if len(found) > MAX_TAGS:
         raise InvalidArgument(f"{len(found)} tags, the limit is {MAX_TAGS} an entry")
@@ -177,3 +180,13 @@ def _utf8(text: str, what: str) -> bytes:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_quota(quota: int | str) -> int:
+    """Octets, as a number or as text with a unit; 0 for none. Raises InvalidArgument."""
+    if quota == 0 and not isinstance(quota, bool):
+        return 0
+    try:
+        return parse_size(quota)
+    except ConfigError as error:
+        raise InvalidArgument(f"quota: {error}") from None

@@ -40,18 +40,22 @@ class Op:
 
     def grows(self) -> bool:
         """Whether it needs room."""
+        if self.verb != "many":
+            return self.verb in GROWS
         return any(op.verb in GROWS for op in self.parts())
 
     def reads(self) -> bool:
         """Whether it changes nothing."""
+        if self.verb != "many":
+            return self.verb in READS
         return all(op.verb in READS for op in self.parts())
 
     def octets(self) -> int:
         """How much it may add: an upper bound, for making room before."""
-        if self.verb == "many":
-            return sum(op.octets() for op in self.parts())
         if self.verb == "set":
             return len(self.arguments["body"]) + 1024
+        if self.verb == "many":
+            return sum([op.octets() for op in self.parts()])
         if self.verb == "set_many":
             return sum(len(body) + 1024 for _, body in self.arguments["items"])
         if self.verb == "batch":

@@ -76,7 +76,8 @@ class Change(Locks):
         space = self._space(ns)
         slot = slot_of(space, key)
         # What is stale exists for writers: it can be replaced, compared and expired.
-        old = self._live(slot, True)
+        before = self._entry(slot)
+        old = before if before is not None and self._alive(slot, before, True) else None
         if version is not None and version != (old.version if old else 0):
             found = old.version if old else 0
             raise VersionConflict(
@@ -92,7 +93,7 @@ class Change(Locks):
         if keep_ttl and old is not None:
             expire_at, fresh_until = old.expire_at, old.fresh_until
         entry = Entry(0, expire_at, fresh_until, tags, body)
-        return self._write(space, slot, entry)
+        return self._write(space, slot, entry, before)
 
     def delete(self, ns: str, keys: Sequence[bytes], version: int | None = None) -> int:
         """Remove entries; how many there were. With `version`, only one that has it.
@@ -121,9 +122,11 @@ class Change(Locks):
         the new one is. No expiry is later than any.
         """
         space = self.space(ns)
-        slot = b"" if space is None else slot_of(space, key)
-        old = self._live(slot, True) if slot else None
-        if space is None or old is None:
+        if space is None:
+            return False
+        slot = slot_of(space, key)
+        old = self._live(slot, True)
+        if old is None:
             return False
         before, after = old.expire_at or math.inf, expire_at or math.inf
         allowed = {
@@ -135,7 +138,7 @@ class Change(Locks):
         }
         if not allowed[condition]:
             return False
-        self._write(space, slot, Entry(0, expire_at, 0, old.tags, old.body))
+        self._write(space, slot, Entry(0, expire_at, 0, old.tags, old.body), old)
         return True
 
     def touch(self, ns: str, key: bytes, expire_at: int) -> Entry | None:
@@ -158,14 +161,15 @@ class Change(Locks):
         """
         space = self._space(ns)
         slot = slot_of(space, key)
-        old = self._live(slot, False)
+        before = self._entry(slot)
+        old = before if before is not None and self._alive(slot, before, False) else None
         total = add(payload.decode(old.body) if old else 0, by, key)
         body = payload.encode(total)
         if old is None:
-            self._write(space, slot, Entry(0, expire_at, 0, (), body))
+            self._write(space, slot, Entry(0, expire_at, 0, (), body), before)
         else:
             ends_at = expire_at if renew else old.expire_at
-            self._write(space, slot, Entry(0, ends_at, 0, old.tags, body))
+            self._write(space, slot, Entry(0, ends_at, 0, old.tags, body), before)
         return total
 
     # ---------------------------------------------------------------- many at once
@@ -346,10 +350,9 @@ class Change(Locks):
         self.effects.append((slot, 0, 0))
         return True
 
-    def _write(self, space: Space, slot: bytes, entry: Entry) -> int:
+    def _write(self, space: Space, slot: bytes, entry: Entry, old: Entry | None) -> int:
+        """Put `entry` in the place of `old`, which lies there dead or alive; its version."""
         cost = entry.cost(slot)
-        record = self.tables.get(ENTRIES, slot)
-        old = None if record is None else read_entry(slot[4:], record)
         old_cost = 0 if old is None else old.cost(slot)
         if space.quota and space.octets + cost - old_cost > space.quota and cost > old_cost:
             raise _over_quota(space)

@@ -66,7 +66,7 @@ from typing import Any
 from xxhash import xxh3_128_digest
 
 from mesh import Service
-from mesh.errors import CallError, InvalidArgument, Overloaded
+from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import memory as limits
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
 from mesh.service.lanes import Job, Packed

@@ -30,6 +30,8 @@ class Locks(View):
         self.events: list[Event] = []
         self._totals = super().totals()
         self._before = self._totals.pack()
+        # Mostly there are none, and every write would look for one.
+        self._any_locks = next(iter(tables.walk(LOCKS, b"")), None) is not None
 
     def close(self) -> None:
         """Write what was counted meanwhile."""
@@ -125,11 +127,14 @@ class Locks(View):
 
     def put_lock(self, slot: bytes, lock: Lock) -> None:
         """Write a lock or reservation."""
+        self._any_locks = True
         self.tables.put(LOCKS, slot, lock.pack())
         self.tables.put(EXPIRY, _TIME.pack(lock.expire_at) + A_LOCK + slot, b"")
 
     def drop_lock(self, slot: bytes) -> None:
         """Remove a lock or reservation, if there is one."""
+        if not self._any_locks:
+            return
         record = self.tables.get(LOCKS, slot)
         if record is not None:
             self.tables.delete(LOCKS, slot)

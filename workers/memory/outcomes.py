@@ -8,6 +8,7 @@ import msgpack
 
 from mesh import errors
 from mesh.errors import CallError
+from mesh.protocol import payload
 from workers.memory.records import Entry, Lock, read_entry, read_lock
 
 _ENTRY, _LOCK, _ERROR = 1, 2, 3
@@ -15,6 +16,8 @@ _ENTRY, _LOCK, _ERROR = 1, 2, 3
 
 def pack(result: Any) -> bytes:
     """A result of a verb, or a list of them with errors among them."""
+    if type(result) is int:
+        return payload.encode(result)
     packed: bytes = msgpack.packb(result, default=_extend, strict_types=False)
     return packed
 

@@ -15,7 +15,6 @@ from mesh.protocol import memory as limits
 from mesh.protocol import payload
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
 from workers.memory.backend import Op
-from workers.memory.limits import check_quota
 from workers.memory.records import Entry, Lock
 
 CONDITIONS = ("", "none", "some", "later", "sooner")
@@ -296,7 +295,7 @@ class Verbs:
         if durability is not None:
             limits.check_choice("durability", durability, ("always", "relaxed"))
             relaxed = durability == "relaxed"
-        octets = None if quota is None else check_quota(quota)
+        octets = None if quota is None else limits.check_quota(quota)
         arguments = {"relaxed": relaxed, "quota": octets}
         return Act(Op("configure", limits.check_namespace(ns), arguments), same)
 

@@ -144,8 +144,8 @@ class View:
             if len(page) >= limit or octets > MAX_PAGE_OCTETS or looked >= 10 * limit + 1000:
                 return page, last
             last = slot[4:]
-            entry = self._alive(slot, record, False)
-            if entry is not None:
+            entry = read_entry(last, record)
+            if self._alive(slot, entry, False):
                 page.append((last, entry if values else None))
                 octets += len(last) + (len(entry.body) if values else 0)
         return page, b""
@@ -215,9 +215,14 @@ class View:
         return self._sweeps
 
     def _live(self, slot: bytes, stale: bool) -> Entry | None:
+        entry = self._entry(slot)
+        return entry if entry is not None and self._alive(slot, entry, stale) else None
+
+    def _entry(self, slot: bytes) -> Entry | None:
+        """What lies at `slot`, dead or alive."""
         try:
             record = self.tables.get(ENTRIES, slot)
-            return None if record is None else self._alive(slot, record, stale)
+            return None if record is None else read_entry(slot[4:], record)
         except DataCorrupted as error:
             space = self.space_at(slot)
             raise DataCorrupted(
@@ -226,19 +231,23 @@ class View:
                 data={"key": slot[4:].decode(errors="replace")},
             ) from error
 
-    def _alive(self, slot: bytes, record: bytes, stale: bool) -> Entry | None:
-        entry = read_entry(slot[4:], record)
-        ends_at = entry.ends_at(stale)
+    def _alive(self, slot: bytes, entry: Entry, stale: bool) -> bool:
+        """Whether readers get the entry at `slot`."""
+        ends_at = entry.expire_at if stale or not entry.fresh_until else entry.fresh_until
         if ends_at and ends_at <= self.now:
-            return None
-        for sweep in self.sweeps():
-            if entry.version <= sweep.version and (
+            return False
+        return not self.sweeps() or not self._swept(slot, entry)
+
+    def _swept(self, slot: bytes, entry: Entry) -> bool:
+        return any(
+            entry.version <= sweep.version
+            and (
                 sweep.tag in entry.tags and sweep.within[:4] == slot[:4]
                 if sweep.kind == OF_TAG
                 else slot.startswith(sweep.within)
-            ):
-                return None
-        return entry
+            )
+            for sweep in self.sweeps()
+        )
 
     def _lock(self, ns: str, kind: bytes, name: bytes) -> Lock | None:
         space = self.space(ns)

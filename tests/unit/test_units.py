@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mesh.errors import ConfigError, InvalidArgument
-from workers.memory import limits
+from mesh.protocol import memory as limits
+from mesh.units import parse_size
 
 
 @pytest.mark.parametrize(
@@ -18,13 +19,13 @@ from workers.memory import limits
     ],
 )  # fmt: skip
 def test_sizes(text: Any, octets: int) -> None:
-    assert limits.parse_size(text) == octets
+    assert parse_size(text) == octets
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1XB", "0", True, None, "1 GB extra", "nan"])
 def test_what_is_no_size(text: Any) -> None:
     with pytest.raises(ConfigError, match="size"):
-        limits.parse_size(text)
+        parse_size(text)
 
 
 def test_quotas() -> None:
