@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         loaded = chosen(options, {**COMMON, **service.FLAGS}).load()
         begin_logging(loaded)
-        return service.run(loaded.settings, brokers(loaded.settings, WORKERS))
+        status: int = service.run(loaded.settings, brokers(loaded.settings, WORKERS))
+        return status
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_CONFIG
