@@ -404,8 +404,11 @@ cdef class Stream:
         return 0
 
     cdef int _obey(self, bytes command) except -1:
-        """Answer a PING with its context; other commands have no meaning here."""
-        if command.startswith(PING) and len(command) >= 7:
+        """Answer a PING with its context; other commands have no meaning here.
+
+        A peer that does not read its answers gets no more of them than of anything else.
+        """
+        if command.startswith(PING) and len(command) >= 7 and self.unsent <= self._limit:
             reply = PONG + command[7 : 7 + 16]
             self._enqueue(bytes([COMMAND, len(reply)]) + reply)
             self._flush()
