@@ -45,6 +45,8 @@ _NOT_FOR = {
     WORKERS: frozenset({HELLO, REQUEST}),
 }
 
+_TROUBLES = ("refused:handshake", "cut:endless_message", "dropped:oversize")
+
 
 @dataclass(slots=True)
 class Endpoint:
@@ -58,7 +60,7 @@ class _Port:
     """One endpoint. Names of peers are unique per endpoint only: where there are several, `prefix`
     makes them unique. It is the port's index, and empty for an only port."""
 
-    __slots__ = ("bound", "guard", "outgoing", "prefix", "pump", "refused", "watch")
+    __slots__ = ("bound", "guard", "outgoing", "prefix", "pump", "refused", "troubles", "watch")
 
     def __init__(self, bound: transport.AnyBound, prefix: bytes, role: str) -> None:
         self.bound = bound
@@ -67,6 +69,7 @@ class _Port:
         self.watch = bound.watch
         self.guard = bound.guard
         self.refused = _NOT_FOR[role]
+        self.troubles = transport.Troubles()
         self.outgoing: list[Sequence[Body]] = []
 
 
@@ -196,6 +199,8 @@ class Server:
                     self._forms.pop(port.prefix + peer, None)
                     self._backlog.discard(port.prefix + peer)
                     router.lost(port.prefix + peer, now)
+            if port.bound.troubles != port.troubles:
+                self._account(port)
         if router.next_deadline() <= now:
             router.tick(now)
         self._flush(now)
@@ -208,6 +213,13 @@ class Server:
                 self._receive(ports[0], found, now)
                 ports[0].guard.after(found, now)
                 self._flush(now)
+
+    def _account(self, port: _Port) -> None:
+        """Count what the port has refused, cut and dropped since the last time."""
+        before, port.troubles = port.troubles, port.bound.troubles
+        for reason, old, new in zip(_TROUBLES, before, port.troubles, strict=True):
+            if new > old:
+                self.router.count(reason, new - old)
 
     def _wait(self, limit: float) -> None:
         now = monotonic()

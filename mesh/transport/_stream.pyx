@@ -561,6 +561,7 @@ cdef class Hub:
     kind = "compiled"
 
     cdef readonly bint drained
+    cdef readonly Py_ssize_t dropped_oversize
     cdef readonly list departed
     cdef readonly list others
     cdef readonly dict streams
@@ -587,10 +588,6 @@ cdef class Hub:
     def pending(self):
         """Whether `read` has something to give, whatever the descriptor says."""
         return bool(self._unread)
-
-    @property
-    def dropped_oversize(self):
-        return sum([(<Stream>stream).dropped_oversize for stream in self.streams.values()])
 
     def add(self, bytes peer, int fd, bytes received):
         """Take in the connection `fd` as `peer`; `received` is what came after the handshake."""
@@ -643,6 +640,9 @@ cdef class Hub:
             if stream.unsent:
                 stream._flush()
             stream._pull(found, len(found) + share)
+            if stream.dropped_oversize:
+                self.dropped_oversize += stream.dropped_oversize
+                stream.dropped_oversize = 0
             if stream.ended:
                 if stream.drained:
                     self._unwatch(stream)

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 from mesh.errors import ConfigError
 from mesh.transport.direct import MAX_RECEIVED, prepare
 from mesh.transport.handshake import Handshake
-from mesh.transport.sockets import BACKLOG, HANDSHAKE_TIMEOUT, MAX_MESSAGE, advice, make_way
+from mesh.transport.sockets import (
+    BACKLOG,
+    HANDSHAKE_TIMEOUT,
+    MAX_MESSAGE,
+    Troubles,
+    advice,
+    make_way,
+)
 
 if TYPE_CHECKING:
     from mesh.transport._stream import ENDLESS, Hub
@@ -137,6 +144,11 @@ class DirectBound:
             self._members.pop(stream.peer).close()
         pump.departed.clear()
         return gone
+
+    @property
+    def troubles(self) -> Troubles:
+        """What was refused, cut and dropped so far."""
+        return Troubles(self.handshake_failures, self.cut, self.pump.dropped_oversize)
 
     def close(self, linger: float = 0.0) -> None:
         """Stop listening and end all connections, up to `linger` seconds after what is unsent."""

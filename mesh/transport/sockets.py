@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import zmq
 
@@ -90,6 +91,15 @@ def seed_c_random() -> bool:
     return True
 
 
+class Troubles(NamedTuple):
+    """How many connections were refused in the handshake, or cut because of a message without end;
+    how many messages of too many frames were dropped."""
+
+    handshake: int = 0
+    endless: int = 0
+    oversize: int = 0
+
+
 @dataclass(slots=True)
 class Bound:
     """A bound ROUTER with its pump and watch; `endpoints` are the real ones, ports filled in."""
@@ -103,6 +113,11 @@ class Bound:
     def departed(self) -> list[bytes]:
         """The names of peers that left, each once; to be asked when the pump is drained."""
         return self.watch.departed(self.pump)
+
+    @property
+    def troubles(self) -> Troubles:
+        """What was refused, cut and dropped so far."""
+        return Troubles(self.watch.handshake_failures, self.guard.cut, self.pump.dropped_oversize)
 
     def close(self, linger: float = 0.0) -> None:
         """Stop listening and end all connections; go on sending for `linger` seconds."""

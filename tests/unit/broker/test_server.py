@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,6 +285,16 @@ def test_a_flood_that_ends_while_the_broker_is_held_up_does_not_end_the_broker(
 ) -> None:
     """libzmq would abort the process if it had to send a heartbeat then."""
     assert process(sys.executable, "-c", FLOOD).wait(timeout=20.0) == 0
+
+
+def test_what_the_ports_refuse_and_drop_is_counted(broker: Broker) -> None:
+    path = broker.server.endpoints[0].removeprefix("ipc://")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(path)
+        stranger.sendall((b"\xff" + bytes(8) + b"\x7f\x03\x00PLAIN").ljust(64, b"\0"))
+        broker.until(lambda: broker.counted("refused:handshake") == 1)
+    broker.connect().link.pump.send([[b""] * 2000])
+    broker.until(lambda: broker.counted("dropped:oversize") == 1)
 
 
 # -------------------------------------------------------------------- forms of MDP
