@@ -141,7 +141,8 @@ class Service:
     twice the threads if every handler is a plain function. `threads` bounds the pool for plain
     functions. `lifespan(service)` is an async context manager around the serving. `debug` sends
     tracebacks to callers (default: the environment variable SAGE_DEBUG). `spin` lets the I/O
-    thread look for messages for a tenth of a millisecond before it sleeps.
+    thread look for messages for a tenth of a millisecond before it sleeps. `facts` is what brokers
+    are told of it besides (docs/protocol.md section 6: `store`).
 
     Raises:
         ConfigError: a value is not allowed; the message says what is.
@@ -175,6 +176,7 @@ class Service:
         self.debug = os.environ.get("SAGE_DEBUG", "") not in ("", "0") if debug is None else debug
         self.heartbeat = heartbeat
         self.spin = spin
+        self.facts: dict[str, Any] = {}
         self.methods: dict[str, Method] = {}
         self.executors: dict[str, tuple[Execute, bool]] = {}
         self.startup_hooks: list[Callable[[], Any]] = []

@@ -86,6 +86,7 @@ class Runtime:
             [parse_endpoint(broker) for broker in brokers],
             uniform=random.random,
             facts={
+                **service.facts,
                 "instance": uuid.uuid4().hex,
                 "version": service.version,
                 "host": socket.gethostname(),

@@ -168,6 +168,7 @@ class Client:
         self.number = number
         self.rng = random.Random(f"{recorder._seed} {number}")
         self.mesh = m
+        self.turns = 0
         self._recorder = recorder
         self._values = 0
         self._versions: dict[str, int] = {}

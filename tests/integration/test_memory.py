@@ -150,6 +150,41 @@ def test_the_writer_dies_under_load(process: support.Start, broker: str, tmp_pat
         assert len(acknowledged) == len(threads)
 
 
+@pytest.mark.parametrize("backend", ["lmdb", "memory"])
+def test_a_second_store_is_refused_while_the_first_serves(
+    process: support.Start, broker: str, tmp_path: Path, backend: str
+) -> None:
+    def words(name: str) -> list[str]:
+        return ["--data", str(tmp_path / name)] if backend == "lmdb" else ["--backend", "memory"]
+
+    first, _ = start_memory(process, broker, *words("a"), processes=1)
+    with connect(broker) as m:
+        m.call("memory.set", "k", "of the first")
+        second = process(
+            sys.executable, "-m", "workers", "memory", "--broker", broker, *words("b"),
+            "--processes", "1",
+        )  # fmt: skip
+        second.expect("a second store for .*open the same store, stop those workers", timeout=20)
+        assert m.call("memory.get", "k") == "of the first"
+        first.terminate()
+        second.expect(r"^serving memory pid=\d+$", timeout=20)
+        assert m.options(idempotent=True).call("memory.get", "k") is None
+
+
+def test_the_writer_lane_is_claimed_with_the_epoch_of_the_store(
+    process: support.Start, broker: str, tmp_path: Path
+) -> None:
+    start_memory(process, broker, "--data", str(tmp_path / "m"))
+    with connect(broker) as m:
+        m.call("memory.set", "k", 1)
+        before = {w["store"]["uuid"] for w in m.call("mesh.broker.status")["workers"]}
+        assert len(before) == 1
+        os.kill(writer_of(tmp_path / "m"), signal.SIGKILL)
+        m.call("memory.set", "k", 2)
+        counters = m.call("mesh.broker.status")["counters"]
+        assert counters.get("refused:old_epoch", 0) == counters.get("closed:old_epoch", 0) == 0
+
+
 def test_a_stopped_writer_is_killed_by_its_supervisor(
     process: support.Start, broker: str, tmp_path: Path
 ) -> None:

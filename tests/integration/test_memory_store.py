@@ -38,7 +38,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         found.append(backend)
         if writes:
             gained = threading.Event()
-            backend.stand(gained.set, lambda error: None)
+            backend.stand(lambda epoch: gained.set(), lambda error: None)
             assert gained.wait(10)
         return backend
 
@@ -220,7 +220,7 @@ from workers.memory.backend import Op
 from workers.memory.backends.durable import LmdbBackend
 backend = LmdbBackend(Path(sys.argv[1]), 64_000_000)
 gained = threading.Event()
-backend.stand(gained.set, print)
+backend.stand(lambda epoch: gained.set(), print)
 gained.wait()
 backend.execute([Op("configure", "default", {"relaxed": True, "quota": None})])
 for number in range(1, 100_000_000):

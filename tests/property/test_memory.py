@@ -268,7 +268,7 @@ class LmdbMachine(MemoryMachine):
     def open(self) -> LmdbBackend:
         backend = LmdbBackend(self.directory, 64 * MIB, clock=self.clock)
         gained = threading.Event()
-        backend.stand(gained.set, lambda error: None)
+        backend.stand(lambda epoch: gained.set(), lambda error: None)
         assert gained.wait(10)
         return backend
 

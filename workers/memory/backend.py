@@ -105,9 +105,14 @@ class Backend(Protocol):
     def tick(self) -> bool:
         """What has to be done from time to time, on the thread that executes; False: all done."""
 
-    def stand(self, gained: Callable[[], None], lost: Callable[[Exception], None]) -> None:
+    def identity(self) -> dict[str, Any]:
+        """`uuid` and `epoch` of the store, for brokers to tell it from another; {} if unknown."""
+
+    def stand(self, gained: Callable[[int], None], lost: Callable[[Exception], None]) -> None:
         """Call `gained`, now or later and on any thread, when this process may `execute`.
 
+        It is given the epoch of that right, which grows with each process that gets it; 0 where
+        several may have it.
         `lost` is called if it no longer may, although nobody asked it to stop.
         """
 

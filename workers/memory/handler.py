@@ -58,6 +58,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import repeat
@@ -105,6 +106,9 @@ class MemoryHandler:
 
     def _declare(self, name: str, version: str) -> Service:
         service = Service(name, version=version)
+        identity = self.backend.identity()
+        if identity:
+            service.facts["store"] = {**identity, "host": socket.gethostname()}
         repeats = self.backend.capabilities.repeats
         remote = self.backend.capabilities.many_writers
         writing = WRITE_WINDOW if remote else 0
@@ -236,15 +240,17 @@ class MemoryHandler:
 
     # ---------------------------------------------------------------- life
 
-    def stand(self, set_lane: Callable[[str, int], None], fail: Callable[[], None]) -> None:
+    def stand(self, set_lane: Callable[[str, int, int], None], fail: Callable[[], None]) -> None:
         """Begin to write as soon as it is this process's turn.
 
-        `set_lane(name, capacity)` opens a lane; `fail()` ends the process: it can write no longer.
+        `set_lane(name, capacity, epoch)` opens a lane, by a claim if `epoch` is not 0, so that no
+        process whose turn is over gets anything from it; `fail()` ends the process: it can write
+        no longer.
         """
 
-        def gained() -> None:
-            set_lane(WRITER, WRITE_WINDOW)
-            set_lane(WATCH, WATCH_WINDOW)
+        def gained(epoch: int) -> None:
+            set_lane(WRITER, WRITE_WINDOW, epoch)
+            set_lane(WATCH, WATCH_WINDOW, epoch)
 
         def lost(error: Exception) -> None:
             log.critical("this process can write the store no longer: %s", error)

@@ -24,7 +24,8 @@ LOOK_EVERY: Final = 0.25
 FIRST_BACKOFF: Final = 0.25
 MAX_BACKOFF: Final = 5.0
 START_TIMEOUT: Final = 20.0
-BROKER_STOP_TIMEOUT: Final = 5.0
+# By then nothing is open any more; it would only wait for clients to go elsewhere.
+BROKER_STOP_TIMEOUT: Final = 0.5
 
 log = logging.getLogger("sage.service.memory")
 

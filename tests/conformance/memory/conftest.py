@@ -23,7 +23,7 @@ def opened_lmdb(path: Path, clock: Clock) -> LmdbBackend:
     """A store in `path` that writes."""
     backend = LmdbBackend(path, 64 * MIB, clock=clock)
     gained = threading.Event()
-    backend.stand(gained.set, lambda error: None)
+    backend.stand(lambda epoch: gained.set(), lambda error: None)
     assert gained.wait(10)
     return backend
 

@@ -97,7 +97,11 @@ class LmdbBackend:
         """The shared store below."""
         return self._store
 
-    def stand(self, gained: Callable[[], None], lost: Callable[[Exception], None]) -> None:
+    def identity(self) -> dict[str, Any]:
+        """The store's uuid and epoch."""
+        return {"uuid": str(self._store.uuid), "epoch": self._store.epoch}
+
+    def stand(self, gained: Callable[[int], None], lost: Callable[[Exception], None]) -> None:
         """Stand for writer; see `Store.elect`."""
 
         def begin(epoch: int) -> None:
@@ -108,7 +112,7 @@ class LmdbBackend:
                 self._overlay = None
                 self._adopted = b""
                 self._dedup = Dedup(self._store.tables)
-            gained()
+            gained(epoch)
 
         self._store.elect(begin, lost)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ class MemoryBackend:
         eviction: str = "s3-fifo",
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        self._uuid = str(uuid.uuid4())
         self._tables = MemoryTables()
         self._cache = Cache(eviction, cache_size)
         self._clock = clock
@@ -57,9 +59,13 @@ class MemoryBackend:
             self._report(ran.events)
         return results
 
-    def stand(self, gained: Callable[[], None], lost: Callable[[Exception], None]) -> None:
+    def identity(self) -> dict[str, Any]:
+        """Each process has a store of its own."""
+        return {"uuid": self._uuid, "epoch": 1}
+
+    def stand(self, gained: Callable[[int], None], lost: Callable[[Exception], None]) -> None:
         """Nobody else writes."""
-        gained()
+        gained(1)
 
     def now(self) -> int:
         """Unix time in ms."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgpack
@@ -118,9 +118,13 @@ class RedisBackend:
         """Unix time in ms by the server's clock, as it was measured at the start."""
         return time.time_ns() // 1_000_000 + self._offset
 
-    def stand(self, gained: Any, lost: Any) -> None:
+    def identity(self) -> dict[str, Any]:
+        """Unknown: one server has several names, and another takes its place when it fails."""
+        return {}
+
+    def stand(self, gained: Callable[[int], None], lost: Any) -> None:
         """Every process writes."""
-        gained()
+        gained(0)
 
     def tick(self) -> bool:
         """Hand over counters, and clear what has expired in namespaces used by this process."""
