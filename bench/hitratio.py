@@ -2,8 +2,8 @@
 
 The trace is OLTP of Megiddo and Modha (ARC, FAST 2003) in the folder that SAGE_BENCH_DATA names.
 Each line is `first block, count of blocks, ignored, number`; an entry is one block, of size 1.
-`--store` replays it through a whole store in LMDB, and compares with the policy alone at the number
-of entries that the store was able to hold.
+`--store` replays it through a whole store in LMDB as well, with a `cache_size` that was found to
+hold that number of entries; a minute or two for each row.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import msgpack
 
 from bench.harness import Unavailable
 from workers.memory.backend import Op
 from workers.memory.backends.durable import LmdbBackend
+from workers.memory.cache import MIN_CAPACITY
 from workers.memory.eviction import make_policy
 
 CAPACITIES = (1_000, 2_000, 5_000, 10_000)
@@ -72,45 +75,94 @@ def hit_ratio(name: str, keys: list[bytes], capacity: int) -> float:
     return 100.0 * hits / len(keys)
 
 
-def store_hit_ratio(keys: list[bytes], cache_size: int) -> tuple[float, int]:
-    """Per cent of `keys` found in a store of `cache_size` octets, and how many entries it held."""
-    body = msgpack.packb(b"x" * 100)
-    hits = 0
+class Replay(NamedTuple):
+    """What came of a replay through a store: per cent of hits, and how many entries it held."""
+
+    hits: float
+    mean: float
+    least: int
+    most: int
+
+
+def body_for(capacity: int) -> bytes:
+    """A value so large that `capacity` entries fill some megabytes; the least store has four."""
+    octets = 4040 if capacity <= 2_000 else 8_000_000 // capacity
+    packed: bytes = msgpack.packb(bytes(octets))
+    return packed
+
+
+@contextmanager
+def small_store(name: str, cache_size: int) -> Iterator[LmdbBackend]:
+    """A store in LMDB that writes, with a namespace `trace` whose writes are not waited for."""
     gained = threading.Event()
     with tempfile.TemporaryDirectory() as directory:
-        backend = LmdbBackend(Path(directory) / "store", cache_size)
+        backend = LmdbBackend(Path(directory) / "store", cache_size, name)
         backend.stand(gained.set, lambda error: None)
         gained.wait()
         backend.execute([Op("configure", "trace", {"relaxed": True, "quota": None})])
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+
+def fitted(name: str, keys: list[bytes], capacity: int, body: bytes) -> int:
+    """The `cache_size` with which a store holds `capacity` entries of `body`, found by trying."""
+    some = list(dict.fromkeys(keys))[: 3 * capacity]
+    size = max(MIN_CAPACITY, 2 * capacity * len(body))
+    for _ in range(3):
+        with small_store(name, size) as backend:
+            for key in some:
+                backend.execute([Op("set", "trace", {"key": key, "body": body})])
+            (stats,) = backend.execute([Op("stats", "")])
+        size = max(MIN_CAPACITY, int(size * capacity / stats["entries"]))
+    return size
+
+
+def store_hit_ratio(name: str, keys: list[bytes], cache_size: int, body: bytes) -> Replay:
+    """Ask a store of `cache_size` octets for `keys`; what it does not hold is written."""
+    hits = 0
+    held: list[int] = []
+    with small_store(name, cache_size) as backend:
         for number, key in enumerate(keys):
             (found,) = backend.execute([Op("get", "trace", {"key": key})])
             if found is not None:
                 hits += 1
             else:
                 backend.execute([Op("set", "trace", {"key": key, "body": body})])
-            if number % 10_000 == 0:
+            if number % 5_000 == 0:
                 backend.tick()
-        (stats,) = backend.execute([Op("stats", "")])
-        backend.close()
-    return 100.0 * hits / len(keys), stats["entries"]
+                (stats,) = backend.execute([Op("stats", "")])
+                held += [stats["entries"]] if stats["evicted"] else []
+    held = held or [len(set(keys))]
+    return Replay(100.0 * hits / len(keys), sum(held) / len(held), min(held), max(held))
 
 
 def main() -> None:
     """Print a table: policy, entries, hits, and the reference."""
     parser = argparse.ArgumentParser(prog="python -m bench.hitratio", description=__doc__)
     parser.add_argument("--store", action="store_true", help="replay through a store in LMDB")
+    parser.add_argument("--policy", choices=tuple(REFERENCE), action="append")
+    parser.add_argument("--entries", type=int, choices=CAPACITIES, action="append")
+    parser.add_argument("--first", type=int, help="only so many requests; there is no reference")
     options = parser.parse_args()
-    keys = list(oltp())
-    if options.store:
-        for megabytes in (5, 10):
-            found, entries = store_hit_ratio(keys, megabytes * 1_000_000)
-            alone = hit_ratio("s3-fifo", keys, entries)
-            print(f"{megabytes} MB, {entries:,} entries: {found:.2f} % (alone {alone:.2f})")
-        return
-    for name, expected in REFERENCE.items():
-        for capacity, reference in zip(CAPACITIES, expected, strict=True):
-            found = hit_ratio(name, keys, capacity)
-            print(f"{name:12} {capacity:6,} {found:6.2f} % (reference {reference:.2f})")
+    keys = list(oltp())[: options.first]
+    for name in options.policy or REFERENCE:
+        for capacity, reference in zip(CAPACITIES, REFERENCE[name], strict=True):
+            if capacity not in (options.entries or CAPACITIES):
+                continue
+            alone = hit_ratio(name, keys, capacity)
+            line = f"{name:12} {capacity:6,} entries: alone {alone:.2f} %"
+            if options.store:
+                body = body_for(capacity)
+                found = store_hit_ratio(name, keys, fitted(name, keys, capacity, body), body)
+                line += (
+                    f", through the store {found.hits:.2f} %, which held {found.mean:,.0f}"
+                    f" ({found.least:,} to {found.most:,})"
+                )
+            if options.first is None:
+                line += f"; reference {reference:.2f} %"
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

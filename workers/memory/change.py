@@ -77,7 +77,9 @@ class Change(Locks):
         slot = slot_of(space, key)
         # What is stale exists for writers: it can be replaced, compared and expired.
         before = self._entry(slot)
-        old = before if before is not None and self._alive(slot, before, True) else None
+        old = None
+        if (only_if or keep_ttl or version is not None) and before is not None:
+            old = before if self._alive(slot, before, True) else None
         if version is not None and version != (old.version if old else 0):
             found = old.version if old else 0
             raise VersionConflict(
@@ -187,9 +189,16 @@ class Change(Locks):
         Raises:
             QuotaExceeded: the namespace has no room for them.
         """
-        common = {"expire_at": expire_at, "fresh_until": fresh_until, "tags": tags}
-        steps = [("set", {"key": key, "body": body, **common}) for key, body in items]
-        return self.batch(ns, (), steps)
+        space = self._space(ns)
+        entries = [
+            (slot_of(space, key), Entry(0, expire_at, fresh_until, tags, body))
+            for key, body in items
+        ]
+        if space.quota:
+            grown = sum([entry.cost(slot) for slot, entry in entries])
+            if space.octets + grown > space.quota:
+                raise _over_quota(space)
+        return [self._write(space, slot, entry, self._entry(slot)) for slot, entry in entries]
 
     def batch(
         self,

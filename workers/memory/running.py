@@ -12,7 +12,7 @@ from workers.memory.cache import Cache
 from workers.memory.change import Change
 from workers.memory.locks import Event
 from workers.memory.tables import Tables
-from workers.memory.view import View, slot_of
+from workers.memory.view import Totals, View, slot_of
 
 # Expired and void entries cleared along with each batch; it bounds what a batch waits for.
 TIDY = 64
@@ -36,6 +36,7 @@ class Ran:
     effects: list[tuple[bytes, int, int]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     tidied: int = 0
+    totals: Totals = field(default_factory=Totals)
 
 
 def run_changes(
@@ -59,6 +60,7 @@ def run_changes(
             ran.results.append(error)
     ran.tidied = change.tidy(tidy)
     change.close()
+    ran.totals = change.totals()
     return ran
 
 
@@ -82,6 +84,10 @@ def run_reads(
     """Results or exceptions of operations that only read."""
     view = View(tables, now, earlier)
     return [_outcome(view, op) for op in ops], view
+
+
+COUNTED = frozenset(("get", "get_many", "touch", "many"))
+"""Verbs whose hits and misses a `Tally` may hold."""
 
 
 class Tally:

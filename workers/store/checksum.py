@@ -16,6 +16,7 @@ from mesh.errors import DataCorrupted
 
 OVERHEAD: Final = 8
 """Octets added to each value. Values of k * 4096 - 16 - OVERHEAD fill their pages exactly."""
+_SMALL: Final = 4096
 
 
 def seal(key: bytes, value: bytes | memoryview) -> bytes:
@@ -29,6 +30,8 @@ def unseal(key: bytes, sealed: bytes | memoryview, table: str = "") -> bytes:
     Raises:
         DataCorrupted: it is not what was stored under `key`; the message names both.
     """
+    if len(sealed) < _SMALL:
+        sealed = bytes(sealed)  # slices of bytes are cheaper than those of a memoryview
     value = bytes(sealed[OVERHEAD:])
     if sealed[:OVERHEAD] != xxh3_64_digest(value, xxh3_64_intdigest(key)):
         raise DataCorrupted(

@@ -25,9 +25,8 @@ from workers.memory import hits, outcomes
 from workers.memory.backend import READS, Capabilities, Op, Watch
 from workers.memory.backends.lmdbtables import NAMES, LmdbTables
 from workers.memory.cache import Cache
-from workers.memory.change import Change
 from workers.memory.records import read_entry
-from workers.memory.running import Ran, Tally, run_changes, run_reads
+from workers.memory.running import COUNTED, Ran, Tally, run_changes, run_reads
 from workers.memory.statistics import Statistics
 from workers.memory.tables import ENTRIES, OverlayTables, Tables
 from workers.memory.view import View
@@ -42,6 +41,11 @@ MAX_OVERLAY = 16 * 1024 * 1024
 ADOPT = 5000
 TIDY_MANY = 1000
 SEND_EVERY = 0.25
+# The socket holds what a reader sends meanwhile.
+HEAR_EVERY = 0.01
+# How much is written from one look at the pages that are really in use to the next. A commit of
+# next to nothing counts as a sixteenth of it.
+OBSERVE_AFTER = 256 * 1024
 RECENT = 16_384
 
 
@@ -86,6 +90,8 @@ class LmdbBackend:
         self._adopted: bytes | None = None
         self._dedup: Dedup | None = None
         self._committed = False
+        self._unobserved = OBSERVE_AFTER
+        self._heard_at = 0.0
         self._recent: dict[tuple[int, int], tuple[bytes, Any]] = {}
         # Read on the I/O thread, emptied by whoever writes.
         self._tallying = threading.Lock()
@@ -167,7 +173,7 @@ class LmdbBackend:
         """Run any operations; only in the process that writes."""
         results: list[Any] = []
         with self._writing:
-            self._hear()
+            self._hear(any([op.verb == "stats" for op in ops]))
             for group in groups(ops):
                 results += self._execute(group)
             return self._statistics.complete(ops, results, self.cache)
@@ -224,9 +230,11 @@ class LmdbBackend:
                 overlay.pour(tables)
             self.cache.refill = lambda: self._adopt(tables)
             found = run_changes(tables, ops, now, self.cache, self._once(change), tidy)
-            disk = sum(change.size(handle) for handle in self._handles)
-            totals = Change(tables, now).totals()
-            self.cache.observe(totals.octets, totals.entries, disk)
+            self._unobserved += OBSERVE_AFTER // 16 + change.written
+            if self._unobserved > min(OBSERVE_AFTER, self._cache_size // 64):
+                self._unobserved = 0
+                disk = sum([change.size(handle) for handle in self._handles])
+                self.cache.observe(found.totals.octets, found.totals.entries, disk)
 
         releases = not any(op.grows() for op in ops)
         (outcome,) = self._store.execute([Job(run, releases=releases)])
@@ -285,11 +293,12 @@ class LmdbBackend:
 
     def _note(self, ran: Ran, ops: Sequence[Op], tables: Tables) -> None:
         """What was done is kept: tell the policy, the counters and those who watch."""
-        tally = Tally()
-        tally.note(View(tables, 0), ops, ran.results)
         self.cache.settle(ran.effects)
-        self.cache.hits(tally.slots)
-        self._statistics.add_counts(tally.counts)
+        if any([op.verb in COUNTED for op in ops]):
+            tally = Tally()
+            tally.note(View(tables, 0), ops, ran.results)
+            self.cache.hits(tally.slots)
+            self._statistics.add_counts(tally.counts)
         self._statistics.add_events(ran.events)
         if ran.events:
             self._report(ran.events)
@@ -301,7 +310,7 @@ class LmdbBackend:
         with self._writing:
             if not self._store.writing:
                 return False
-            self._hear()
+            self._hear(True)
             more = self._adopted is not None
             if more:
                 with self._reading() as tables:
@@ -326,12 +335,18 @@ class LmdbBackend:
             self._committed = False
             self._store.execute([job])
 
-    def _hear(self) -> None:
-        """Take in what was read, here and by other processes."""
-        if self._receiver is not None:
-            for tally in (*self._receiver.take(), self._take_tally()):
-                self.cache.hits(tally.slots)
-                self._statistics.add_counts(tally.counts)
+    def _hear(self, at_once: bool) -> None:
+        """Take in what was read here, and now and then, or `at_once`, by other processes."""
+        if self._receiver is None:
+            return
+        tallies = [self._take_tally()]
+        now = time.monotonic()
+        if at_once or now - self._heard_at > HEAR_EVERY:
+            self._heard_at = now
+            tallies += self._receiver.take()
+        for tally in tallies:
+            self.cache.hits(tally.slots)
+            self._statistics.add_counts(tally.counts)
 
     def _adopt(self, tables: Tables) -> bool:
         """Give the policy a portion of the entries it does not know; whether there were any."""

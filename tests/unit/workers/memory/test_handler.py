@@ -80,6 +80,25 @@ def test_each_call_of_a_batch_has_its_own_outcome() -> None:
         assert m.call("memory.get_many", ["a", "b", "c"]) == {"a": 1, "c": 3}
 
 
+def test_values_arrive_as_they_were_sent() -> None:
+    """They are handed on packed: alone, many at once, in a batch with and without a refusal."""
+    values = {"n": None, "b" * 31: b"\x00" * 300, "s" * 32: {1, 2}, "é" * 150: [1.5, {"a": ()}]}
+    expected = {**values, "é" * 150: [1.5, {"a": []}]}
+    with MeshTest(handler().service) as m:
+        m.call("memory.set_many", values)
+        for key, value in expected.items():
+            assert m.call("memory.get", key) == value
+        assert m.call("memory.get_many", [*values, "none", "n"]) == expected
+        assert m.call("memory.get_many", [f"{n}" for n in range(20)]) == {}
+        assert m.batch("memory.get", [*values, "none"]) == [*expected.values(), None]
+        *found, refused = m.batch("memory.get", [*values, ""])
+        assert found == [*expected.values()] and isinstance(refused, InvalidArgument)
+        many = {f"k{n}": n for n in range(300)}
+        m.call("memory.set_many", many)
+        assert m.call("memory.get_many", list(many)) == many
+        assert m.batch("memory.get", list(many)) == list(many.values())
+
+
 def test_watching_and_waiting() -> None:
     async def scenario() -> None:
         async with MeshTest(handler().service) as m:
