@@ -36,6 +36,7 @@ from mesh.protocol.messages import (
 RECEIVE_BUDGET = 256
 SPIN = 0.0001
 LINGER = 1.0
+KEPT_MEMORY = 32 * 1024 * 1024
 MAX_FORMS = 20_000
 
 BOTH, CLIENTS, WORKERS = "both", "clients", "workers"
@@ -140,6 +141,7 @@ class Server:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
+        transport.keep_freed_memory(KEPT_MEMORY)
         with self._signals():
             try:
                 on_ready(self.endpoints)

@@ -15,6 +15,7 @@ from mesh.transport.sockets import (
     context,
     dealer_socket,
     end_context,
+    keep_freed_memory,
     router_socket,
     seed_c_random,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "disconnect",
     "end_context",
     "is_local",
+    "keep_freed_memory",
     "listen",
     "open_link",
     "parse_endpoint",

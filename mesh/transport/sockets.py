@@ -100,6 +100,23 @@ class Troubles(NamedTuple):
     oversize: int = 0
 
 
+def keep_freed_memory(octets: int) -> bool:
+    """Have the C library keep up to so much of what is freed, instead of giving it back at once.
+
+    For a program that moves large bodies: the kernel would have to clear each page of every one,
+    which takes as long as copying it. False if the C library knows no such thing.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h of glibc
+    try:
+        library = ctypes.CDLL(None)
+        return bool(
+            library.mallopt(mmap_threshold, octets // 4)
+            and library.mallopt(trim_threshold, octets)
+        )
+    except (OSError, AttributeError):
+        return False
+
+
 @dataclass(slots=True)
 class Bound:
     """A bound ROUTER with its pump and watch; `endpoints` are the real ones, ports filled in."""

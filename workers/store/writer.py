@@ -31,6 +31,8 @@ GROUP_BYTES: Final = 64 * 1024 * 1024
 """A transaction is committed once it has written this much; pages wait in memory until then."""
 RESERVE: Final = 16 * 1024 * 1024
 """Octets beyond the size limit for jobs that release space: deleting needs a few pages first."""
+# LMDB writes 64 pages at a time; with less room than a few such writes the disk counts as full.
+ONE_WRITE: Final = 1024 * 1024
 _NO_ROOM: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
 
 
@@ -120,7 +122,7 @@ class Writer:
                     return self._squeeze(jobs)
             except (lmdb.Error, OSError) as error:
                 committed = self._engine.last_transaction != last
-                if _no_room(error) and not committed:
+                if self._no_room(error) and not committed:
                     return self._halve(jobs, self._disk_full(error))
                 return self._fail(jobs, error, committed)
 
@@ -245,6 +247,19 @@ class Writer:
                 outcomes += found
         return outcomes
 
+    def _no_room(self, error: BaseException) -> bool:
+        """Whether the disk, or the quota on it, is full. LMDB's errors carry the reason as text.
+
+        Of a write that only part of was taken it says EIO, before it has touched what counts; so
+        that is believed only of a disk that has room left.
+        """
+        if isinstance(error, lmdb.DiskError) or any(text in str(error) for text in _NO_ROOM):
+            return True
+        if os.strerror(errno.EIO) not in str(error):
+            return False
+        disk = os.statvfs(self._engine.path)
+        return disk.f_bavail * disk.f_frsize < ONE_WRITE
+
     def _disk_full(self, error: BaseException) -> StoreFull:
         return StoreFull(
             f"the disk under {self._engine.path} is full ({error}); make room: nothing is lost",
@@ -272,8 +287,3 @@ class Writer:
             self._ended = error
             self.counters[counter] += 1
             self._lost(error)
-
-
-def _no_room(error: BaseException) -> bool:
-    """Whether the disk, or the quota on it, is full. LMDB's errors carry the reason as text."""
-    return isinstance(error, lmdb.DiskError) or any(text in str(error) for text in _NO_ROOM)
