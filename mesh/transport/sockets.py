@@ -110,8 +110,7 @@ def keep_freed_memory(octets: int) -> bool:
     try:
         library = ctypes.CDLL(None)
         return bool(
-            library.mallopt(mmap_threshold, octets // 4)
-            and library.mallopt(trim_threshold, octets)
+            library.mallopt(mmap_threshold, octets // 4) and library.mallopt(trim_threshold, octets)
         )
     except (OSError, AttributeError):
         return False

@@ -166,7 +166,7 @@ def test_a_second_store_is_refused_while_the_first_serves(
         )  # fmt: skip
         second.expect("a second store for .*open the same store, stop those workers", timeout=20)
         assert m.call("memory.get", "k") == "of the first"
-        first.terminate()
+        first.send_signal(signal.SIGTERM)
         second.expect(r"^serving memory pid=\d+$", timeout=20)
         assert m.options(idempotent=True).call("memory.get", "k") is None
 

@@ -151,7 +151,7 @@ def test_a_port_that_is_taken(started: Callable[..., MemoryService]) -> None:
 
 
 def test_a_place_that_cannot_be_written(started: Callable[..., MemoryService]) -> None:
-    with pytest.raises(ConfigError, match="cannot be made: .*; name another directory"):
+    with pytest.raises(ConfigError, match=r"cannot be made: .*; name another directory"):
         started(folder="/dev/null/data")
 
 

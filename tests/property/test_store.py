@@ -30,7 +30,7 @@ class Failed(Exception):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Every group of jobs leaves in the store what its jobs that succeeded leave in a dictionary."""
+    """A group of jobs leaves in the store what its jobs that succeeded leave in a dictionary."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -125,7 +125,7 @@ class MemoryHandler:
             safe = repeats or verb in HARMLESS
             service.rpc(name=verb, lane=WRITER, idempotent=safe)(build)
         service.rpc(name="scan", lane=SCAN, idempotent=True)(self.scan)
-        service.rpc(name="watch", lane=WATCH)(self.watch)
+        service.rpc(name="watch", lane=WATCH, idempotent=True)(self.watch)
         service.rpc(name="wait", lane=WATCH, idempotent=True, timeout=60.0)(self.wait)
         service.on_drain(self.hub.close)
         return service

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import lmdb
 
@@ -18,6 +19,8 @@ from mesh.errors import ConfigError, DataCorrupted, StoreBusy, StoreError
 from workers.store.format import MAX_TABLES
 from workers.store.place import DATA, LOCKS, allocate, file_id
 from workers.store.tables import View
+
+T = TypeVar("T")
 
 MAX_READERS: Final = 1024
 _LOCK_FILE_SIZE: Final = 72 * 1024
@@ -52,12 +55,12 @@ class Engine:
 
     def begin_write(self) -> Any:
         """LMDB's write transaction. Waits for another process that has one."""
-        while True:
+
+        def begin() -> Any:
             self._refuse_closed()
-            try:
-                return self.env.begin(write=True, buffers=True)
-            except lmdb.MapResizedError:
-                self._resize(0)
+            return self.env.begin(write=True, buffers=True)
+
+        return self.as_large_as_the_file(begin)
 
     def grow(self, size: int) -> None:
         """Make the map `size` octets large, or as small as its content allows.
@@ -65,6 +68,17 @@ class Engine:
         No transaction of the calling thread may be open.
         """
         self._resize(size)
+
+    def as_large_as_the_file(self, act: Callable[[], T]) -> T:
+        """What `act` returns, with the map grown to the file as often as another process grows it.
+
+        No transaction of the calling thread may be open.
+        """
+        while True:
+            try:
+                return act()
+            except lmdb.MapResizedError:
+                self._resize(0)
 
     @property
     def map_size(self) -> int:

@@ -119,8 +119,10 @@ class Store:
             alone = openers.alone
             engine = Engine(directory, map_size=min(map_size, max_size), alone=alone)
             try:
-                identity, opened, own = format.describe(
-                    engine.env, service=service, tables=tables, uuid=uuid.uuid4(), alone=alone
+                identity, opened, own = engine.as_large_as_the_file(
+                    lambda: format.describe(
+                        engine.env, service=service, tables=tables, uuid=uuid.uuid4(), alone=alone
+                    )
                 )
                 engine.env.reader_check()
                 openers.share()

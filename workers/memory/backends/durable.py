@@ -37,6 +37,8 @@ from workers.store.dedup import Dedup
 # Octets of values in one transaction; its pages wait in memory until the commit.
 GROUP = 2 * MAX_VALUE
 RELAXED_TTL = 1000
+# A token that was given once must never be given again, whatever becomes of the lock.
+ALWAYS_DURABLE = frozenset(("configure", "lock"))
 MAX_OVERLAY = 16 * 1024 * 1024
 ADOPT = 5000
 TIDY_MANY = 1000
@@ -197,7 +199,9 @@ class LmdbBackend:
             return any(
                 op.verb not in READS
                 and (
-                    op.verb == "configure" or not (space := view.space(op.ns)) or not space.relaxed
+                    op.verb in ALWAYS_DURABLE
+                    or not (space := view.space(op.ns))
+                    or not space.relaxed
                 )
                 for whole in ops
                 for op in whole.parts()
