@@ -106,19 +106,6 @@ def small_store(name: str, cache_size: int) -> Iterator[LmdbBackend]:
             backend.close()
 
 
-def fitted(name: str, keys: list[bytes], capacity: int, body: bytes) -> int:
-    """The `cache_size` with which a store holds `capacity` entries of `body`, found by trying."""
-    some = list(dict.fromkeys(keys))[: 3 * capacity]
-    size = max(MIN_CAPACITY, 2 * capacity * len(body))
-    for _ in range(3):
-        with small_store(name, size) as backend:
-            for key in some:
-                backend.execute([Op("set", "trace", {"key": key, "body": body})])
-            (stats,) = backend.execute([Op("stats", "")])
-        size = max(MIN_CAPACITY, int(size * capacity / stats["entries"]))
-    return size
-
-
 def store_hit_ratio(name: str, keys: list[bytes], cache_size: int, body: bytes) -> Replay:
     """Ask a store of `cache_size` octets for `keys`; what it does not hold is written."""
     hits = 0
@@ -136,6 +123,15 @@ def store_hit_ratio(name: str, keys: list[bytes], cache_size: int, body: bytes) 
                 held += [stats["entries"]] if stats["evicted"] else []
     held = held or [len(set(keys))]
     return Replay(100.0 * hits / len(keys), sum(held) / len(held), min(held), max(held))
+
+
+def fitted(name: str, keys: list[bytes], capacity: int, body: bytes) -> int:
+    """The `cache_size` with which a store holds `capacity` entries of `body`, found by trying."""
+    size = max(MIN_CAPACITY, int(1.4 * capacity * len(body)))
+    for _ in range(2):
+        held = store_hit_ratio(name, keys[: 12 * capacity], size, body).mean
+        size = max(MIN_CAPACITY, int(size * capacity / held))
+    return size
 
 
 def main() -> None:
