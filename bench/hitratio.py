@@ -25,6 +25,8 @@ from workers.memory.backends.durable import LmdbBackend
 from workers.memory.cache import MIN_CAPACITY
 from workers.memory.eviction import make_policy
 
+# With its record it fills a page of its own: how many entries a store holds is then steady.
+BODY = msgpack.packb(bytes(4040))
 CAPACITIES = (1_000, 2_000, 5_000, 10_000)
 # Per cent of hits, from libCacheSim 0.3.5; its LRU agrees with the ARC paper.
 REFERENCE = {
@@ -84,13 +86,6 @@ class Replay(NamedTuple):
     most: int
 
 
-def body_for(capacity: int) -> bytes:
-    """A value so large that `capacity` entries fill some megabytes; the least store has four."""
-    octets = 4040 if capacity <= 2_000 else 8_000_000 // capacity
-    packed: bytes = msgpack.packb(bytes(octets))
-    return packed
-
-
 @contextmanager
 def small_store(name: str, cache_size: int) -> Iterator[LmdbBackend]:
     """A store in LMDB that writes, with a namespace `trace` whose writes are not waited for."""
@@ -106,7 +101,7 @@ def small_store(name: str, cache_size: int) -> Iterator[LmdbBackend]:
             backend.close()
 
 
-def store_hit_ratio(name: str, keys: list[bytes], cache_size: int, body: bytes) -> Replay:
+def store_hit_ratio(name: str, keys: list[bytes], cache_size: int) -> Replay:
     """Ask a store of `cache_size` octets for `keys`; what it does not hold is written."""
     hits = 0
     held: list[int] = []
@@ -116,7 +111,7 @@ def store_hit_ratio(name: str, keys: list[bytes], cache_size: int, body: bytes) 
             if found is not None:
                 hits += 1
             else:
-                backend.execute([Op("set", "trace", {"key": key, "body": body})])
+                backend.execute([Op("set", "trace", {"key": key, "body": BODY})])
             if number % 5_000 == 0:
                 backend.tick()
                 (stats,) = backend.execute([Op("stats", "")])
@@ -125,11 +120,11 @@ def store_hit_ratio(name: str, keys: list[bytes], cache_size: int, body: bytes) 
     return Replay(100.0 * hits / len(keys), sum(held) / len(held), min(held), max(held))
 
 
-def fitted(name: str, keys: list[bytes], capacity: int, body: bytes) -> int:
-    """The `cache_size` with which a store holds `capacity` entries of `body`, found by trying."""
-    size = max(MIN_CAPACITY, int(1.4 * capacity * len(body)))
+def fitted(name: str, keys: list[bytes], capacity: int) -> int:
+    """The `cache_size` with which a store holds about `capacity` entries, found by trying."""
+    size = max(MIN_CAPACITY, int(1.4 * capacity * len(BODY)))
     for _ in range(2):
-        held = store_hit_ratio(name, keys[: 12 * capacity], size, body).mean
+        held = store_hit_ratio(name, keys[: 12 * capacity], size).mean
         size = max(MIN_CAPACITY, int(size * capacity / held))
     return size
 
@@ -150,8 +145,7 @@ def main() -> None:
             alone = hit_ratio(name, keys, capacity)
             line = f"{name:12} {capacity:6,} entries: alone {alone:.2f} %"
             if options.store:
-                body = body_for(capacity)
-                found = store_hit_ratio(name, keys, fitted(name, keys, capacity, body), body)
+                found = store_hit_ratio(name, keys, fitted(name, keys, capacity))
                 line += (
                     f", through the store {found.hits:.2f} %, which held {found.mean:,.0f}"
                     f" ({found.least:,} to {found.most:,})"

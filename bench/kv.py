@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -37,20 +38,20 @@ class MeshStore:
 
     def __init__(self, mesh: Any) -> None:
         self._mesh = mesh
-        self._call = mesh.call
+        self._memory = mesh.memory
 
     async def get(self, key: str) -> bytes | None:
-        found: bytes | None = await self._call("memory.get", key)
+        found: bytes | None = await self._memory.get(key)
         return found
 
     async def set(self, key: str, value: bytes) -> object:
-        return await self._call("memory.set", key, value)
+        return await self._memory.set(key, value)
 
     async def get_many(self, keys: list[str]) -> object:
-        return await self._call("memory.get_many", keys)
+        return await self._memory.get_many(keys)
 
     async def set_many(self, items: dict[str, bytes]) -> object:
-        return await self._call("memory.set_many", items)
+        return await self._memory.set_many(items)
 
     async def get_calls(self, keys: list[str]) -> object:
         return await self._mesh.batch("memory.get", [(key,) for key in keys], raise_errors=True)
@@ -66,11 +67,11 @@ class EchoStore(MeshStore):
     """No store: a handler that gives back what a `get` would, or takes what a `set` would."""
 
     async def get(self, key: str) -> bytes | None:
-        found: bytes | None = await self._call("bench.get", key)
+        found: bytes | None = await self._mesh.call("bench.get", key)
         return found
 
     async def set(self, key: str, value: bytes) -> object:
-        return await self._call("bench.set", key, value)
+        return await self._mesh.call("bench.set", key, value)
 
 
 class RedisStore:
@@ -193,14 +194,12 @@ def single(kind: str, address: str, count: int) -> Figures:
         get: Callable[[str], object] = client.get
         set_: Callable[[str, bytes], object] = client.set
     else:
-        service = "bench" if kind == "echo" else "memory"
         mesh = connect(address)
-
-        def get(key: str) -> object:
-            return mesh.call(f"{service}.get", key)
-
-        def set_(key: str, value: bytes) -> object:
-            return mesh.call(f"{service}.set", key, value)
+        if kind == "echo":
+            get = functools.partial(mesh.call, "bench.get")
+            set_ = functools.partial(mesh.call, "bench.set")
+        else:
+            get, set_ = mesh.memory.get, mesh.memory.set
 
     reading = loops.one_at_a_time_blocking(lambda: get(next(names)), count)
     writing = loops.one_at_a_time_blocking(lambda: set_(next(names), next(source)), count // 2)

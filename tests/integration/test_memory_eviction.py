@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.harness import Unavailable
-from bench.hitratio import body_for, fitted, hit_ratio, oltp, store_hit_ratio
+from bench.hitratio import fitted, hit_ratio, oltp, store_hit_ratio
 
 ENTRIES = 1_000
 REQUESTS = 30_000
@@ -18,7 +18,6 @@ def test_hits_through_a_store_are_those_of_its_policy(name: str) -> None:
         keys = list(oltp())[:REQUESTS]
     except Unavailable as reason:
         pytest.skip(str(reason))
-    body = body_for(ENTRIES)
-    found = store_hit_ratio(name, keys, fitted(name, keys, ENTRIES, body), body)
+    found = store_hit_ratio(name, keys, fitted(name, keys, ENTRIES))
     assert 0.9 * ENTRIES < found.mean < 1.1 * ENTRIES
     assert abs(found.hits - hit_ratio(name, keys, round(found.mean))) < 0.5
