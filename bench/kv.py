@@ -24,7 +24,7 @@ LOAD = 1000
 class Store(Protocol):
     """What the loops do with a store."""
 
-    async def get(self, key: str) -> bytes | None: ...
+    async def get(self, key: str) -> object: ...
     async def set(self, key: str, value: bytes) -> object: ...
     async def get_many(self, keys: list[str]) -> object: ...
     async def set_many(self, items: dict[str, bytes]) -> object: ...
@@ -40,9 +40,8 @@ class MeshStore:
         self._mesh = mesh
         self._memory = mesh.memory
 
-    async def get(self, key: str) -> bytes | None:
-        found: bytes | None = await self._memory.get(key)
-        return found
+    async def get(self, key: str) -> object:
+        return await self._memory.get(key)
 
     async def set(self, key: str, value: bytes) -> object:
         return await self._memory.set(key, value)
@@ -66,9 +65,8 @@ class MeshStore:
 class EchoStore(MeshStore):
     """No store: a handler that gives back what a `get` would, or takes what a `set` would."""
 
-    async def get(self, key: str) -> bytes | None:
-        found: bytes | None = await self._mesh.call("bench.get", key)
-        return found
+    async def get(self, key: str) -> object:
+        return await self._mesh.call("bench.get", key)
 
     async def set(self, key: str, value: bytes) -> object:
         return await self._mesh.call("bench.set", key, value)
@@ -89,9 +87,8 @@ class RedisStore:
             pool: Any = redis.BlockingConnectionPool
             self._client = redis.Redis(connection_pool=pool.from_url(url, timeout=None))
 
-    async def get(self, key: str) -> bytes | None:
-        found: bytes | None = await self._client.get(key)
-        return found
+    async def get(self, key: str) -> object:
+        return await self._client.get(key)
 
     async def set(self, key: str, value: bytes) -> object:
         return await self._client.set(key, value)
