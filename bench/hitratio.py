@@ -92,7 +92,7 @@ def small_store(name: str, cache_size: int) -> Iterator[LmdbBackend]:
     gained = threading.Event()
     with tempfile.TemporaryDirectory() as directory:
         backend = LmdbBackend(Path(directory) / "store", cache_size, name)
-        backend.stand(gained.set, lambda error: None)
+        backend.stand(lambda epoch: gained.set(), lambda error: None)
         gained.wait()
         backend.execute([Op("configure", "trace", {"relaxed": True, "quota": None})])
         try:
