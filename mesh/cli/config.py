@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,9 +42,7 @@ Set = Annotated[
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(metavar="[FILE]")] = Path("sage.yaml"),
-    force: Annotated[
-        bool, typer.Option("--force", help="Write over a file that is there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a file with every key, its default and what it does.
@@ -77,9 +75,8 @@ def write(path: Path, text: str, force: bool) -> None:
             f"{path} exists", "name another file, or write over it with --force"
         ) from None
     except OSError as error:
-        raise Failure(
-            f"{path}: {error.strerror}", "name a file in a folder that is there"
-        ) from None
+        advice = "name a file in a folder that is there"
+        raise Failure(f"{path}: {error.strerror}", advice) from None
 
 
 @app.command()
@@ -96,8 +93,8 @@ def check(
 
     with reporting(as_json) as output:
         reports = []
-        names: list[str | None] = list(files) if files else [config]
-        for name in names:
+        chosen: Sequence[str | None] = files or [config]
+        for name in chosen:
             try:
                 reports.append(_good(name, load(name)))
             except ConfigError as error:
@@ -142,16 +139,18 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show the settings in force, as YAML, and where each that is no default came from."""
-    from mesh.settings import keys, load, show_rows, show_yaml
+    from mesh.settings import canonical, keys, load, show_rows, show_yaml
+    from mesh.settings.kinds import nearest
 
     with reporting(as_json) as output:
+        only = canonical(only)
         loaded = load(config, assignments=assignments or [])
         known = {name[:end] for name in keys() for end in _ends(name)}
         if only and only not in known:
-            near = difflib.get_close_matches(only, known, 1)
+            near = nearest(only, known)
             raise Failure(
                 f"there is no key or section {only}",
-                f"did you mean {near[0]}?" if near else "`sage-mesh config show` lists all",
+                f"did you mean {near}?" if near else "`sage-mesh config show` lists all",
                 code=2,
             )
         if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ def client_settings(settings: Settings, name: str = "") -> ClientSettings:
     if not settings.resilience.circuit_breaker:
         breaker.share = math.inf  # more than all of them would have to fail
     return ClientSettings(
-        **dict(settings.client),
+        **asdict(settings.client),
         name=name,
         retries=retries.max_retries,
         retry_factor=retries.backoff_multiplier,

@@ -9,7 +9,7 @@ It reads and checks; what the values do is the business of whoever is given them
 
 from __future__ import annotations
 
-from mesh.settings.keys import Key, keys, value_of
+from mesh.settings.keys import Key, canonical, keys, value_of
 from mesh.settings.load import FILE_VARIABLE, Flags, Loaded, changed, load
 from mesh.settings.model import Settings
 from mesh.settings.rules import BOTH, CLIENTS, WORKERS, binds, brokers
@@ -28,6 +28,7 @@ __all__ = [
     "Settings",
     "binds",
     "brokers",
+    "canonical",
     "changed",
     "default_yaml",
     "keys",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
-from mesh.settings.kinds import Kind
+from mesh.settings.kinds import Kind, nearest
 from mesh.settings.model import Section, Settings
 
 # The description of the product has these two inside `services`.
@@ -39,28 +36,19 @@ def variable_of(name: str) -> str:
     return f"SAGE_{name.replace('.', '_').upper()}"
 
 
-def subsection(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds; None if the field is a key."""
-    found = field.annotation
-    return found if isinstance(found, type) and issubclass(found, Section) else None
-
-
-def _keys(section: type[Section], before: str) -> Iterator[Key]:
-    for name, field in section.model_fields.items():
-        inner = subsection(field)
-        if inner is not None:
-            yield from _keys(inner, f"{before}{name}.")
-            continue
-        (kind,) = (data for data in field.metadata if isinstance(data, Kind))
-        extra = field.json_schema_extra
-        live = isinstance(extra, dict) and bool(extra.get("live"))
-        yield Key(before + name, kind, field.default, field.description or "", live)
+def _keys(section: Section, before: str) -> Iterator[Key]:
+    for field in fields(section):
+        inner = getattr(section, field.name)
+        if isinstance(inner, Section):
+            yield from _keys(inner, f"{before}{field.name}.")
+        else:
+            yield Key(before + field.name, default=inner, **field.metadata)
 
 
 @functools.cache
 def keys() -> Mapping[str, Key]:
     """All keys by name, in the order of the model."""
-    return {key.name: key for key in _keys(Settings, "")}
+    return {key.name: key for key in _keys(Settings(), "")}
 
 
 @functools.cache
@@ -119,9 +107,9 @@ def advice(name: str) -> str:
     """What to say about a key that does not exist: the nearest one, and what there is beside it."""
     parent, _, last = name.rpartition(".")
     beside = children().get(parent, ())
-    near = difflib.get_close_matches(last, beside, 1, 0.6)
+    near = nearest(last, beside)
     if near:
-        return f"unknown key; did you mean {near[0]}?"
+        return f"unknown key; did you mean {near}?"
     elsewhere = [known for known in keys() if known.rpartition(".")[2] == last]
     if elsewhere:
         return f"unknown key here; did you mean {' or '.join(elsewhere)}?"

@@ -1,19 +1,15 @@
 """The kinds of values that a key may have: how each is read, checked, described and written.
 
-A kind stands in the annotation of a field: `Annotated[float, Duration(least=0.1)]`. Whatever it
-refuses, it says what it would accept.
+Whatever a kind refuses, it says what it would accept.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from pydantic_core import CoreSchema, core_schema
 
 from mesh.errors import ConfigError
 from mesh.protocol.endpoints import parse_endpoint
@@ -24,6 +20,14 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True}
 _FLAGS |= {"false": False, "no": False, "off": False, "0": False}
 _NOTHING = ("null", "none", "~")
+
+
+def nearest(word: str, words: Iterable[str], likeness: float = 0.6) -> str:
+    """Which of `words` was probably meant by `word`; empty if none."""
+    import difflib  # only for who has mistyped something
+
+    found = difflib.get_close_matches(word, words, 1, likeness)
+    return found[0] if found else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +117,6 @@ class Kind:
     def form(self) -> dict[str, Any]:
         """What is allowed beside null, as JSON schema."""
         raise NotImplementedError
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.parse)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,8 +279,8 @@ class Choice(Kind):
         return value.strip().lower()
 
     def refusal(self, value: Any) -> str:
-        near = difflib.get_close_matches(str(value).lower(), self.names, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(str(value).lower(), self.names)
+        hint = f"; did you mean {near}?" if near else ""
         return f"{self.shown(value)} is not {self.allowed}{hint}"
 
     def form(self) -> dict[str, Any]:

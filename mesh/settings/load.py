@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mesh.settings.keys import advice, canonical, keys, value_of, variables
+from mesh.settings.kinds import nearest
 from mesh.settings.model import Settings
 from mesh.settings.rules import contradictions, remarks
 from mesh.settings.values import Given, Layer, refuse
-from mesh.settings.yamlfile import read_file
 
 FILE_VARIABLE = "SAGE_CONFIG"
 DEFAULT = "default"
@@ -60,6 +59,8 @@ def load(
     """
     environ = os.environ if environ is None else environ
     chosen = path if path is not None else environ.get(FILE_VARIABLE) or None
+    if chosen is not None:
+        from mesh.settings.yamlfile import read_file  # and with it PyYAML
     layers = [
         read_file(Path(chosen)) if chosen is not None else Layer(),
         _environment(environ),
@@ -81,7 +82,7 @@ def merge(layers: Sequence[Layer], path: Path | None = None) -> Loaded:
         values.update(layer.parsed())
         given.update(layer.given)
     refuse(problem for layer in layers for problem in layer.problems)
-    settings = Settings.model_validate(_nested(values))
+    settings: Settings = _made(Settings(), _nested(values))
     refuse(contradictions(settings, given))
     origins = {name: found.origin for name, found in given.items()}
     notes = [note for layer in layers for note in layer.notes]
@@ -97,6 +98,17 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(section, {})
         place[last] = value
     return found
+
+
+def _made(section: Any, values: Mapping[str, Any]) -> Any:
+    """`section` with some of its values, and some of those of its sections."""
+    return replace(
+        section,
+        **{
+            name: _made(getattr(section, name), value) if isinstance(value, dict) else value
+            for name, value in values.items()
+        },
+    )
 
 
 # ---------------------------------------------------------------- the environment
@@ -116,9 +128,9 @@ def _environment(environ: Mapping[str, str]) -> Layer:
         layer.given[key.name] = Given(key.kind.read(text), variable, key.name)
     for variable in sorted(environ):
         if variable.startswith("SAGE_") and variable not in variables():
-            near = difflib.get_close_matches(variable, variables(), 1, 0.9)
+            near = nearest(variable, variables(), 0.9)
             if near and not variable.endswith(_KUBERNETES):
-                layer.notes.append(f"{variable} is not known; did you mean {near[0]}?")
+                layer.notes.append(f"{variable} is not known; did you mean {near}?")
     return layer
 
 

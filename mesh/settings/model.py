@@ -1,15 +1,15 @@
 """The settings themselves: every key, its kind, its default and what it does.
 
-The order here is the order of `config/default.yaml`. A field with `live` in its extra data can
-change while a broker runs.
+The order here is the order of `config/default.yaml`. Plain dataclasses: a library for models would
+double the time that a broker needs to start, and a restarted broker is waited for.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from mesh.errors import ConfigError
 from mesh.settings.kinds import (
     Choice,
     Count,
@@ -17,6 +17,7 @@ from mesh.settings.kinds import (
     Endpoints,
     Folder,
     Host,
+    Kind,
     Missing,
     Number,
     Size,
@@ -33,273 +34,385 @@ EVICTIONS = ("s3-fifo", "allkeys-lru", "volatile-ttl", "noeviction")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 
 
-def key(default: Any, text: str, *, live: bool = False) -> Any:
-    """A field: its default in the form that the settings hold, and what it does."""
-    return Field(default, description=text, json_schema_extra={"live": True} if live else None)
+def key(kind: Kind, default: Any, text: str, *, live: bool = False) -> Any:
+    """A field: its kind, its default as the settings hold it, and what it does.
+
+    One that is `live` can change while a broker runs.
+    """
+    return field(default=default, metadata={"kind": kind, "text": text, "live": live})
 
 
-class Section(BaseModel):
-    """A group of keys."""
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A group of keys. What it is given is checked, and brought into one form.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    Raises:
+        ConfigError: a value is not allowed.
+    """
+
+    def __post_init__(self) -> None:
+        for known in fields(self):
+            kind: Kind | None = known.metadata.get("kind")
+            if kind is not None:
+                try:
+                    value = kind.parse(getattr(self, known.name))
+                except ValueError as error:
+                    raise ConfigError(f"{known.name}: {error}") from None
+                object.__setattr__(self, known.name, value)
 
 
+@dataclass(frozen=True, slots=True)
 class Memory(Section):
     """The memory service, and the broker that it is reached at."""
 
-    host: Annotated[str, Host()] = key(
+    host: str = key(
+        Host(),
         "127.0.0.1",
         "Where the broker listens, unless broker.bind says so. An address that other machines can "
         "reach, such as 0.0.0.0, needs broker.insecure as well.",
     )
-    port: Annotated[int, Count(least=1, most=65535)] = key(
-        8080, "The TCP port that goes with it. Also: SAGE_SERVICE_PORT."
+    port: int = key(
+        Count(least=1, most=65535), 8080, "The TCP port that goes with it. Also: SAGE_SERVICE_PORT."
     )
-    max_connections: Annotated[int | None, Count(least=1, most=1_000_000, optional=True)] = key(
+    max_connections: int | None = key(
+        Count(least=1, most=1_000_000, optional=True),
         None,
         "Clients that the broker takes at a time; one more is refused and told why. "
         "null: as many as the system has file descriptors for.",
         live=True,
     )
-    timeout: Annotated[float | None, Duration(least=0.001, most=300.0, optional=True)] = key(
+    timeout: float | None = key(
+        Duration(least=0.001, most=300.0, optional=True),
         None,
         "What one call to the memory service may take, whatever its caller allows; streams are not "
         "bounded. null: what the caller allows.",
     )
-    backend: Annotated[str, Choice(names=BACKENDS)] = key(
-        "lmdb", "Where the data is kept: lmdb (on disk), memory (of one process) or redis."
+    backend: str = key(
+        Choice(names=BACKENDS),
+        "lmdb",
+        "Where the data is kept: lmdb (on disk), memory (of one process) or redis.",
     )
-    url: Annotated[str | None, Url(schemes=REDIS_SCHEMES, optional=True)] = key(
+    url: str | None = key(
+        Url(schemes=REDIS_SCHEMES, optional=True),
         None,
         "The server of the redis backend, as in redis://:PASSWORD@HOST:6379/0. A password is "
         "better kept in SAGE_SERVICES_MEMORY_URL than in a file.",
     )
-    data: Annotated[str | None, Folder(optional=True)] = key(
-        None, "The directory of the lmdb backend, which needs one."
+    data: str | None = key(
+        Folder(optional=True), None, "The directory of the lmdb backend, which needs one."
     )
-    eviction: Annotated[str, Choice(names=EVICTIONS)] = key(
-        "s3-fifo", "What goes when the cache is full, with the backends lmdb and memory."
+    eviction: str = key(
+        Choice(names=EVICTIONS),
+        "s3-fifo",
+        "What goes when the cache is full, with the backends lmdb and memory.",
     )
-    processes: Annotated[int, Count(least=1, most=256)] = key(
-        1, "Worker processes. All serve reads; with lmdb one of them writes."
+    processes: int = key(
+        Count(least=1, most=256),
+        1,
+        "Worker processes. All serve reads; with lmdb one of them writes.",
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Services(Section):
     """The built-in services."""
 
     memory: Memory = Memory()
 
 
+@dataclass(frozen=True, slots=True)
 class Mdp(Section):
     """Peers that speak MDP, the Majordomo protocol."""
 
-    heartbeat: Annotated[float, Duration(least=0.1, most=3600.0)] = key(
-        2.5, "Between heartbeats of workers."
+    heartbeat: float = key(Duration(least=0.1, most=3600.0), 2.5, "Between heartbeats of workers.")
+    lost_beats: int = key(
+        Count(least=2, most=1000),
+        4,
+        "Beats of silence after which an idle worker counts as lost.",
+        live=True,
     )
-    lost_beats: Annotated[int, Count(least=2, most=1000)] = key(
-        4, "Beats of silence after which an idle worker counts as lost.", live=True
+    ttl: float = key(
+        Duration(least=0.001, most=300.0),
+        30.0,
+        "What a request may take: MDP carries no deadlines.",
+        live=True,
     )
-    ttl: Annotated[float, Duration(least=0.001, most=300.0)] = key(
-        30.0, "What a request may take: MDP carries no deadlines.", live=True
-    )
-    busy_timeout: Annotated[float, Duration(least=1.0, most=DAY)] = key(
-        900.0, "How long a busy worker may be silent.", live=True
+    busy_timeout: float = key(
+        Duration(least=1.0, most=DAY), 900.0, "How long a busy worker may be silent.", live=True
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Broker(Section):
     """The broker. Durations are seconds, or text as in 500ms, 30s and 5m."""
 
-    bind: Annotated[tuple[str, ...], Endpoints(bind=True)] = key(
+    bind: tuple[str, ...] = key(
+        Endpoints(bind=True),
         (),
         "Where to listen for clients and workers: tcp://HOST:PORT or ipc://PATH. Empty, with the "
         "next two: at services.memory.host and port.",
     )
-    bind_clients: Annotated[tuple[str, ...], Endpoints(bind=True)] = key((), "For clients only.")
-    bind_workers: Annotated[tuple[str, ...], Endpoints(bind=True)] = key((), "For workers only.")
-    insecure: Annotated[bool, Switch()] = key(
+    bind_clients: tuple[str, ...] = key(Endpoints(bind=True), (), "For clients only.")
+    bind_workers: tuple[str, ...] = key(Endpoints(bind=True), (), "For workers only.")
+    insecure: bool = key(
+        Switch(),
         False,
         "Allow endpoints that other machines can reach. Nothing checks who connects: everybody who "
         "reaches the port can call, and register workers for, every service.",
     )
-    drain_timeout: Annotated[float, Duration(least=0.0, most=1e6)] = key(
-        30.0, "What open calls get to finish after SIGTERM.", live=True
+    drain_timeout: float = key(
+        Duration(least=0.0, most=1e6),
+        30.0,
+        "What open calls get to finish after SIGTERM.",
+        live=True,
     )
-    spin: Annotated[float, Duration(least=0.0, most=0.1)] = key(
+    spin: float = key(
+        Duration(least=0.0, most=0.1),
         0.0001,
         "How long to look for more before sleeping, while traffic flows. 0 saves CPU time and "
         "costs latency.",
     )
-    heartbeat: Annotated[float, Duration(least=0.1, most=10.0)] = key(
-        0.5, "Between signs of life of workers."
+    heartbeat: float = key(Duration(least=0.1, most=10.0), 0.5, "Between signs of life of workers.")
+    suspect_beats: int = key(
+        Count(least=1, most=1000),
+        2,
+        "Beats of silence after which a worker gets no new work.",
+        live=True,
     )
-    suspect_beats: Annotated[int, Count(least=1, most=1000)] = key(
-        2, "Beats of silence after which a worker gets no new work.", live=True
+    lost_beats: int = key(
+        Count(least=2, most=1000),
+        10,
+        "Beats of silence after which an idle worker counts as lost.",
+        live=True,
     )
-    lost_beats: Annotated[int, Count(least=2, most=1000)] = key(
-        10, "Beats of silence after which an idle worker counts as lost.", live=True
+    hung_beats: int = key(
+        Count(least=2, most=100_000),
+        60,
+        "Beats of silence after which a worker with work in hand counts as lost.",
+        live=True,
     )
-    hung_beats: Annotated[int, Count(least=2, most=100_000)] = key(
-        60, "Beats of silence after which a worker with work in hand counts as lost.", live=True
+    grace: float = key(
+        Duration(least=0.0, most=300.0),
+        2.0,
+        "What a request waits for a service that nobody offers.",
+        live=True,
     )
-    grace: Annotated[float, Duration(least=0.0, most=300.0)] = key(
-        2.0, "What a request waits for a service that nobody offers.", live=True
+    default_timeout: float = key(
+        Duration(least=0.001, most=300.0),
+        30.0,
+        "The deadline of a request that names none.",
+        live=True,
     )
-    default_timeout: Annotated[float, Duration(least=0.001, most=300.0)] = key(
-        30.0, "The deadline of a request that names none.", live=True
+    max_timeout: float = key(
+        Duration(least=0.001, most=300.0),
+        300.0,
+        "The longest deadline that a request may have.",
+        live=True,
     )
-    max_timeout: Annotated[float, Duration(least=0.001, most=300.0)] = key(
-        300.0, "The longest deadline that a request may have.", live=True
+    max_queue: int = key(
+        Count(least=0, most=10_000_000),
+        10_000,
+        "Requests that may wait in one lane; more are refused at once.",
+        live=True,
     )
-    max_queue: Annotated[int, Count(least=0, most=10_000_000)] = key(
-        10_000, "Requests that may wait in one lane; more are refused at once.", live=True
+    max_held_bytes: int = key(
+        Size(least=MB, most=TB),
+        512 * MIB,
+        "Octets of all requests that the broker holds.",
+        live=True,
     )
-    max_held_bytes: Annotated[int, Size(least=MB, most=TB)] = key(
-        512 * MIB, "Octets of all requests that the broker holds.", live=True
+    max_body: int = key(
+        Size(least=KB, most=64 * MIB),
+        64 * MIB,
+        "Octets of one message; what is larger travels as a stream.",
+        live=True,
     )
-    max_body: Annotated[int, Size(least=KB, most=64 * MIB)] = key(
-        64 * MIB, "Octets of one message; what is larger travels as a stream.", live=True
+    max_services: int = key(
+        Count(least=1, most=1_000_000),
+        10_000,
+        "Names of services that the broker remembers.",
+        live=True,
     )
-    max_services: Annotated[int, Count(least=1, most=1_000_000)] = key(
-        10_000, "Names of services that the broker remembers.", live=True
+    max_redispatches: int = key(
+        Count(least=0, most=100),
+        3,
+        "How often an idempotent request whose worker died is given to another.",
+        live=True,
     )
-    max_redispatches: Annotated[int, Count(least=0, most=100)] = key(
-        3, "How often an idempotent request whose worker died is given to another.", live=True
+    refusal_pause: float = key(
+        Duration(least=0.0, most=60.0),
+        0.02,
+        "What a worker that did not start a request is left alone for.",
+        live=True,
     )
-    refusal_pause: Annotated[float, Duration(least=0.0, most=60.0)] = key(
-        0.02, "What a worker that did not start a request is left alone for.", live=True
+    eject_errors: int = key(
+        Count(least=1, most=1_000_000),
+        5,
+        "Errors in a row after which a worker gets no work for a while.",
+        live=True,
     )
-    eject_errors: Annotated[int, Count(least=1, most=1_000_000)] = key(
-        5, "Errors in a row after which a worker gets no work for a while.", live=True
+    eject_ttl: float = key(
+        Duration(least=0.01, most=DAY),
+        10.0,
+        "How long, times the number of such ejections in a row.",
+        live=True,
     )
-    eject_ttl: Annotated[float, Duration(least=0.01, most=DAY)] = key(
-        10.0, "How long, times the number of such ejections in a row.", live=True
+    client_idle_ttl: float = key(
+        Duration(least=1.0, most=30 * DAY),
+        600.0,
+        "When a silent client without open calls is forgotten.",
+        live=True,
     )
-    client_idle_ttl: Annotated[float, Duration(least=1.0, most=30 * DAY)] = key(
-        600.0, "When a silent client without open calls is forgotten.", live=True
+    drain_idle_ttl: float = key(
+        Duration(least=0.0, most=300.0),
+        1.0,
+        "What a leaving broker allows idle clients to move on.",
+        live=True,
     )
-    drain_idle_ttl: Annotated[float, Duration(least=0.0, most=300.0)] = key(
-        1.0, "What a leaving broker allows idle clients to move on.", live=True
-    )
-    drain_busy_ttl: Annotated[float, Duration(least=0.0, most=300.0)] = key(
-        5.0, "What it allows clients that were calling.", live=True
+    drain_busy_ttl: float = key(
+        Duration(least=0.0, most=300.0), 5.0, "What it allows clients that were calling.", live=True
     )
     mdp: Mdp = Mdp()
 
 
+@dataclass(frozen=True, slots=True)
 class Client(Section):
     """Programs that call: `connect(config=FILE)`."""
 
-    timeout: Annotated[float, Duration(least=0.001, most=300.0)] = key(
-        30.0, "The deadline of a call that names none."
+    timeout: float = key(
+        Duration(least=0.001, most=300.0), 30.0, "The deadline of a call that names none."
     )
-    max_timeout: Annotated[float, Duration(least=0.001, most=300.0)] = key(
-        300.0, "The longest deadline that a call may have."
+    max_timeout: float = key(
+        Duration(least=0.001, most=300.0), 300.0, "The longest deadline that a call may have."
     )
-    heartbeat: Annotated[float, Duration(least=0.1, most=10.0)] = key(
-        0.5, "Between signs of life to and from the brokers."
+    heartbeat: float = key(
+        Duration(least=0.1, most=10.0), 0.5, "Between signs of life to and from the brokers."
     )
-    lost_beats: Annotated[int, Count(least=2, most=1000)] = key(
-        10, "Beats of silence after which a broker counts as lost."
+    lost_beats: int = key(
+        Count(least=2, most=1000), 10, "Beats of silence after which a broker counts as lost."
     )
-    connect_timeout: Annotated[float, Duration(least=0.01, most=300.0)] = key(
-        5.0, "What a connection may take to stand."
+    connect_timeout: float = key(
+        Duration(least=0.01, most=300.0), 5.0, "What a connection may take to stand."
     )
-    max_calls: Annotated[int, Count(least=1, most=10_000_000)] = key(
-        100_000, "Calls open at a time; more are refused at once."
+    max_calls: int = key(
+        Count(least=1, most=10_000_000), 100_000, "Calls open at a time; more are refused at once."
     )
-    max_bytes: Annotated[int, Size(least=MB, most=TB)] = key(
-        512 * MIB, "Octets of the arguments of all open calls."
+    max_bytes: int = key(
+        Size(least=MB, most=TB), 512 * MIB, "Octets of the arguments of all open calls."
     )
-    max_body: Annotated[int, Size(least=KB, most=64 * MIB)] = key(
-        64 * MIB, "Octets of the arguments of one call."
+    max_body: int = key(
+        Size(least=KB, most=64 * MIB), 64 * MIB, "Octets of the arguments of one call."
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Performance(Section):
     """Sizes of pools and caches."""
 
-    thread_pool_size: Annotated[int | None, Count(least=1, most=1000, optional=True)] = key(
+    thread_pool_size: int | None = key(
+        Count(least=1, most=1000, optional=True),
         None,
         "Threads for plain (not async) handlers in each process of `sage-mesh serve`, where the "
         "service does not say itself. null: four for each processor, at most 32.",
     )
-    connection_pool_size: Annotated[int | None, Count(least=8, most=100_000, optional=True)] = key(
+    connection_pool_size: int | None = key(
+        Count(least=8, most=100_000, optional=True),
         None,
         "Connections that each memory worker may have to its redis server (in a cluster: to each "
         "of them). null: as many as it needs. Clients need no pool: they send all calls over one "
         "connection to each broker.",
     )
-    cache_size: Annotated[int, Size(least=MB, most=1000 * TB)] = key(
-        GB, "Memory and disk that the memory service may use, with the backends lmdb and memory."
+    cache_size: int = key(
+        Size(least=MB, most=1000 * TB),
+        GB,
+        "Memory and disk that the memory service may use, with the backends lmdb and memory.",
     )
 
 
+@dataclass(frozen=True, slots=True)
 class RetryPolicy(Section):
     """When a call is made again: only if it was not begun, or if it is idempotent."""
 
-    max_retries: Annotated[int, Count(least=0, most=100)] = key(3, "How often. 0: never.")
-    backoff_multiplier: Annotated[float, Number(least=1.0, most=100.0)] = key(
-        2.0, "How much longer each wait may be than the one before; the first is up to 50 ms."
+    max_retries: int = key(Count(least=0, most=100), 3, "How often. 0: never.")
+    backoff_multiplier: float = key(
+        Number(least=1.0, most=100.0),
+        2.0,
+        "How much longer each wait may be than the one before; the first is up to 50 ms.",
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Resilience(Section):
     """How calls deal with failures, in `connect(config=FILE)`."""
 
-    circuit_breaker: Annotated[bool, Switch()] = key(
-        True, "Stop calling a service for a while when half of its calls fail."
+    circuit_breaker: bool = key(
+        Switch(), True, "Stop calling a service for a while when half of its calls fail."
     )
     retry_policy: RetryPolicy = RetryPolicy()
 
 
+@dataclass(frozen=True, slots=True)
 class Security(Section):
     """Encryption, access and rates. Not available in this version: off is all there is."""
 
-    tls_enabled: Annotated[bool | None, Missing(what="encryption", off=(False, None))] = key(
-        False, "Encrypt connections."
+    tls_enabled: bool | None = key(
+        Missing(what="encryption", off=(False, None)), False, "Encrypt connections."
     )
-    auth_required: Annotated[bool | None, Missing(what="access rules", off=(False, None))] = key(
-        False, "Let in only who can prove who it is."
+    auth_required: bool | None = key(
+        Missing(what="access rules", off=(False, None)),
+        False,
+        "Let in only who can prove who it is.",
     )
-    rate_limiting: Annotated[int | None, Missing(what="rate limiting", off=(0, None))] = key(
-        None, "Requests a minute that a client may make."
+    rate_limiting: int | None = key(
+        Missing(what="rate limiting", off=(0, None)),
+        None,
+        "Requests a minute that a client may make.",
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Discovery(Section):
     """How brokers are found. Also: services.discovery."""
 
-    type: Annotated[
-        str | None, Missing(what="discovery through a registry", off=("static", None))
-    ] = key("static", "static: they are listed, under `brokers`.")
-    address: Annotated[str | None, Missing(what="discovery through a registry")] = key(
-        None, "The address of the registry."
+    type: str | None = key(
+        Missing(what="discovery through a registry", off=("static", None)),
+        "static",
+        "static: they are listed, under `brokers`.",
+    )
+    address: str | None = key(
+        Missing(what="discovery through a registry"), None, "The address of the registry."
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Monitoring(Section):
     """Metrics and health checks over HTTP. Also: services.monitoring."""
 
-    enabled: Annotated[bool | None, Missing(what="metrics over HTTP", off=(False, None))] = key(
-        False, "Serve metrics. Until then `sage-mesh status` has the figures."
+    enabled: bool | None = key(
+        Missing(what="metrics over HTTP", off=(False, None)),
+        False,
+        "Serve metrics. Until then `sage-mesh status` has the figures.",
     )
-    metrics_port: Annotated[int | None, Missing(what="metrics over HTTP")] = key(
-        None, "The port for them."
-    )
-    health_check_interval: Annotated[float | None, Missing(what="health checks over HTTP")] = key(
-        None, "Seconds between health checks. Heartbeats are in broker.heartbeat."
+    metrics_port: int | None = key(Missing(what="metrics over HTTP"), None, "The port for them.")
+    health_check_interval: float | None = key(
+        Missing(what="health checks over HTTP"),
+        None,
+        "Seconds between health checks. Heartbeats are in broker.heartbeat.",
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Settings(Section):
     """Everything that can be set."""
 
-    log_level: Annotated[str, Choice(names=LOG_LEVELS)] = key(
-        "info", "What brokers and workers report on standard error.", live=True
+    log_level: str = key(
+        Choice(names=LOG_LEVELS),
+        "info",
+        "What brokers and workers report on standard error.",
+        live=True,
     )
-    brokers: Annotated[tuple[str, ...], Endpoints()] = key(
+    brokers: tuple[str, ...] = key(
+        Endpoints(),
         (),
         "The brokers that workers register at and clients connect to. Empty: where the broker of "
         "this file listens.",

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
-import yaml
-
-from mesh.settings.keys import ALIASES, keys, subsection, value_of
-from mesh.settings.kinds import Kind
+from mesh.settings.keys import ALIASES, keys, value_of
 from mesh.settings.load import DEFAULT, Loaded
 from mesh.settings.model import Section, Settings
 
@@ -33,15 +31,15 @@ HEAD = """\
 def default_yaml(schema: str = "schema.json") -> str:
     """The file with every key, its default and what it does. `schema` is where its schema lies."""
     lines = [HEAD.format(schema=schema)]
-    lines += _commented(Settings, "", 0)
+    lines += _commented(Settings(), "", 0)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _commented(section: type[Section], before: str, depth: int) -> Iterator[str]:
+def _commented(section: Section, before: str, depth: int) -> Iterator[str]:
     pad = "  " * depth
-    for name, field in section.model_fields.items():
-        inner = subsection(field)
-        if inner is not None:
+    for name in (field.name for field in fields(section)):
+        inner = getattr(section, name)
+        if isinstance(inner, Section):
             if depth == 0:
                 yield ""
             yield from _comment((inner.__doc__ or "").strip(), pad)
@@ -66,6 +64,8 @@ def _comment(text: str, pad: str) -> list[str]:
 
 def _scalar(value: Any) -> str:
     """`value` as YAML on one line."""
+    import yaml  # a broker needs none of this
+
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
     return text.removesuffix("...\n").rstrip("\n")
 
@@ -119,7 +119,7 @@ def show_rows(loaded: Loaded, *, only: str = "", secrets: bool = False) -> list[
 
 def schema() -> dict[str, Any]:
     """The JSON schema of the file, by which editors complete and check it."""
-    found = _schema(Settings)
+    found = _schema(Settings(), "")
     for alias, section in ALIASES.items():
         parent, _, name = alias.rpartition(".")
         found["properties"][parent]["properties"][name] = found["properties"][section]
@@ -130,18 +130,18 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _schema(section: type[Section]) -> dict[str, Any]:
+def _schema(section: Section, before: str) -> dict[str, Any]:
     properties: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
-        inner = subsection(field)
-        if inner is not None:
-            properties[name] = _schema(inner)
+    for name in (field.name for field in fields(section)):
+        inner = getattr(section, name)
+        if isinstance(inner, Section):
+            properties[name] = _schema(inner, f"{before}{name}.")
             continue
-        (kind,) = (data for data in field.metadata if isinstance(data, Kind))
+        known = keys()[before + name]
         properties[name] = {
-            "description": field.description,
-            "default": kind.show(field.default),
-            **kind.schema(),
+            "description": known.text,
+            "default": known.kind.show(known.default),
+            **known.kind.schema(),
         }
     return {
         "description": " ".join((section.__doc__ or "").split()),
