@@ -10,8 +10,9 @@ from mesh.errors import ConfigError
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(i?B)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
-_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,15})?(?:e-?\d{1,3})?)\s*(us|ms|s|m|h|d)?", re.ASCII)
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,25})?(?:e-?\d{1,3})?)\s*(us|ms|s|m|h|d)?", re.ASCII)
+_PARTS = {"us": 1e6, "ms": 1e3}
+_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def parse_size(text: str | int) -> int:
@@ -65,8 +66,9 @@ def parse_duration(text: str | int | float) -> float:
         if math.isfinite(text) and text >= 0:
             return float(text)
     elif isinstance(text, str) and (found := _DURATION.fullmatch(text.strip())) is not None:
-        seconds = float(found[1])
-        return seconds * _SECONDS[found[2]] if found[2] else seconds
+        number = float(found[1])
+        # Divided, where that is exact and a factor of 0.001 would not be.
+        return number / _PARTS[found[2]] if found[2] in _PARTS else number * _SECONDS[found[2]]
     raise ConfigError(
         f"duration {text!r} is not a number of seconds, or one as in 500ms, 30s or 5m"
     )

@@ -12,7 +12,13 @@ from mesh.settings.model import Section, Settings
 
 # The description of the product has these two inside `services`.
 ALIASES = {"services.discovery": "discovery", "services.monitoring": "monitoring"}
-SHORT_VARIABLES = {"SAGE_SERVICE_PORT": "services.memory.port"}
+SHORT_VARIABLES = {
+    "SAGE_SERVICE_PORT": "services.memory.port",
+    "SAGE_MEMORY_BACKEND": "services.memory.backend",
+    "SAGE_MEMORY_URL": "services.memory.url",
+    "SAGE_MEMORY_DATA": "services.memory.data",
+    "SAGE_MEMORY_SIZE": "performance.cache_size",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,16 +90,19 @@ class Memory(Section):
     backend: str = key(
         Choice(names=BACKENDS),
         "lmdb",
-        "Where the data is kept: lmdb (on disk), memory (of one process) or redis.",
+        "Where the data is kept: lmdb (on disk), memory (of one process) or redis. Also: "
+        "SAGE_MEMORY_BACKEND.",
     )
     url: str | None = key(
         Url(schemes=REDIS_SCHEMES, optional=True),
         None,
-        "The server of the redis backend, as in redis://:PASSWORD@HOST:6379/0. A password is "
-        "better kept in SAGE_SERVICES_MEMORY_URL than in a file.",
+        "The server of the redis backend, as in redis://:PASSWORD@HOST:6379/0; a password is "
+        "better kept in SAGE_MEMORY_URL than in a file. null: redis://127.0.0.1:6379/0.",
     )
     data: str | None = key(
-        Folder(optional=True), None, "The directory of the lmdb backend, which needs one."
+        Folder(optional=True),
+        None,
+        "The directory of the lmdb backend, which needs one. Also: SAGE_MEMORY_DATA.",
     )
     eviction: str = key(
         Choice(names=EVICTIONS),
@@ -325,7 +328,8 @@ class Performance(Section):
     cache_size: int = key(
         Size(least=MB, most=1000 * TB),
         GB,
-        "Memory and disk that the memory service may use, with the backends lmdb and memory.",
+        "Memory and disk that the memory service may use, with the backends lmdb and memory. "
+        "Also: SAGE_MEMORY_SIZE.",
     )
 
 

@@ -73,12 +73,6 @@ def contradictions(settings: Settings, given: Mapping[str, Given]) -> Iterator[P
                     "who connects: name 127.0.0.1 or ipc://, or allow it with broker.insecure: "
                     "true (--insecure)",
                 )
-    if memory.backend == "redis" and memory.url is None:
-        yield problem(
-            "services.memory.backend",
-            "redis needs the address of its server; set services.memory.url (--url), as in "
-            "redis://127.0.0.1:6379/0",
-        )
     if memory.backend == "memory" and memory.processes > 1:
         yield problem(
             "services.memory.processes",
@@ -120,8 +114,11 @@ def _listening(settings: Settings) -> Iterator[tuple[str, tuple[str, ...]]]:
 def remarks(settings: Settings, given: Mapping[str, Given]) -> Iterator[str]:
     """What was set to something other than its default, and has no effect."""
     backend = settings.services.memory.backend
-    listening = bool(
-        settings.broker.bind or settings.broker.bind_clients or settings.broker.bind_workers
+    # A flag that overrides is no mistake; a file that contradicts itself may be one.
+    listening = any(
+        value_of(settings, name) and not given[name].origin.startswith("--")
+        for name in ("broker.bind", "broker.bind_clients", "broker.bind_workers")
+        if name in given
     )
     retries = settings.resilience.retry_policy.max_retries
     without: dict[str, Any] = {

@@ -32,6 +32,8 @@ FLAGS = {
 }
 """Options of the command line and the keys that they stand for."""
 
+LOCAL_REDIS = "redis://127.0.0.1:6379/0"
+
 log = logging.getLogger("workers.memory")
 
 
@@ -63,7 +65,7 @@ def backend_maker(settings: Settings) -> Callable[[], Backend]:
     if memory.backend == "redis":
         from workers.memory.backends.redis import RedisBackend
 
-        url, pool = memory.url or "", performance.connection_pool_size
+        url, pool = memory.url or LOCAL_REDIS, performance.connection_pool_size
         return lambda: RedisBackend(url, pool_size=pool)
     if not memory.data:
         raise ConfigError(
