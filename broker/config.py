@@ -72,10 +72,13 @@ class Reloader:
         later = [name for name in _differences(self._started, settings) if not keys()[name].live]
         self._current = settings
         self._apply(settings)
-        # A warning, so that it is seen at the usual levels.
+        root, level = logging.getLogger(), settings.log_level.upper()
+        # As much as the more talkative of the two levels allows is said of the change itself.
+        root.setLevel(min(root.level, logging.getLevelNamesMapping()[level]))
         log.warning("configuration read again; changed: %s", ", ".join(now) or "nothing")
         if later:
             log.warning("takes effect at the next start only: %s", ", ".join(later))
+        root.setLevel(level)
 
     def _apply(self, settings: Settings) -> None:
         running = self._server.router.settings
@@ -85,7 +88,6 @@ class Reloader:
                 setattr(wanted, field.name, getattr(running, field.name))
         self._server.router.settings = wanted
         self._server.drain_timeout = settings.broker.drain_timeout
-        logging.getLogger().setLevel(settings.log_level.upper())
 
 
 def _differences(before: Settings, after: Settings) -> list[str]:
