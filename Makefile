@@ -15,9 +15,9 @@ ARGS   :=
 
 # What an installation is made from: a change of one of these makes it anew. The rest of the code
 # is used in place.
-RECIPE := pyproject.toml setup.py mesh/transport/_pump.pyx \
-	$(addprefix mesh/protocol/,messages.py messages.pxd native.py native.pxd) \
-	$(addprefix broker/,state.py state.pxd queues.py queues.pxd router.py router.pxd server.py)
+TYPED  := $(shell find mesh broker workers -name '*.pxd')
+RECIPE := pyproject.toml setup.py $(TYPED) $(wildcard $(TYPED:.pxd=.py)) \
+	$(shell find mesh broker workers -name '*.pyx')
 
 # The stamp holds the path of the checkout: a .venv that was copied or moved, or whose Python has
 # gone, is none.
@@ -70,5 +70,5 @@ $(VENV)/.bench: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -f {mesh/transport,mesh/protocol,broker}/*.{c,so}
+	find mesh broker workers \( -name '*.c' -o -name '*.so' \) -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,19 +3,35 @@ import cython
 from mesh.client.calls cimport Call
 from mesh.client.core cimport ClientCore
 
+cdef class Ending:
+    cdef public bint _asyncio_future_blocking
+    cdef object _loop
+    cdef bint _done
+    cdef bint _cancelled
+    cdef object _reason
+    cdef object _callback
+    cdef object _context
+
+    @cython.locals(callback=object, context=object)
+    cpdef wake(self)
+    cpdef result(self)
+
 cdef class LoopDriver:
     cdef object __weakref__
     cdef public ClientCore core
     cdef public object wire
     cdef public object loop
     cdef public object _abandoned
+    cdef public object _woken
     cdef public bint _scheduled
     cdef public object _timer
     cdef public double _timer_at
     cdef public bint _forked
 
     cpdef Call begin(self, object options, object target, bytes frame, int flags=*)
-    cpdef ended(self, Call call)
+    cpdef Ending ended(self, Call call)
     cpdef soon(self)
-    @cython.locals(core=ClientCore, call=Call, at=double)
+    @cython.locals(core=ClientCore, call=Call, at=double, unread=bint)
     cpdef _turn(self)
+    @cython.locals(ending=Ending, before=bint)
+    cpdef _step(self)

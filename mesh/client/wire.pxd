@@ -15,6 +15,7 @@ cdef class Wire:
 
     @cython.locals(core=ClientCore)
     cpdef bint turn(self, int rounds=*)
+    cpdef bint flush(self)
     @cython.locals(core=ClientCore, portion=Py_ssize_t)
     cpdef bint _receive(self, double now)
     @cython.locals(core=ClientCore, message=object)

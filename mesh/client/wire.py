@@ -51,6 +51,10 @@ class Wire:
                 return False
         return True
 
+    def flush(self) -> bool:
+        """Send, and nothing else; True if `turn` is necessary afterwards."""
+        return self._send(self.clock())
+
     def spin(self, duration: float) -> bool:
         """Keep trying to receive for up to `duration` seconds, if there is only one link."""
         if len(self._links) != 1:
