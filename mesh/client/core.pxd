@@ -28,6 +28,7 @@ cdef class ClientCore:
     cdef public long long _max_calls
     cdef public long long _max_bytes
     cdef public long long _max_body
+    cdef public dict _body_limits
     cdef public double _max_timeout
 
     @cython.locals(found=Link)

@@ -102,6 +102,7 @@ class ClientCore:
         self._max_calls = settings.max_calls
         self._max_bytes = settings.max_bytes
         self._max_body = settings.max_body
+        self._body_limits: dict[str, int] = {}
         self._max_timeout = settings.max_timeout
         self._rng = rng
         fields = {"capabilities": 0, "heartbeat": settings.heartbeat, **(hello or {})}
@@ -472,8 +473,8 @@ class ClientCore:
             return failures.closed(service, method)
         if left <= 0.0:
             return failures.no_time(service, method)
-        if size > self.settings.max_body:
-            return failures.too_large(service, method, size, self.settings.max_body)
+        if size > self._max_body:
+            return failures.too_large(service, method, size, self._max_body)
         self._count("refused:too_much_open")
         return failures.too_much_open(service, method, len(self.calls), self.bytes)
 
@@ -607,9 +608,16 @@ class ClientCore:
 
     def _on_welcome(self, link: Link, message: Message, now: float) -> None:
         try:
-            self._links.welcome(link, payload.decode_map(message.body))
+            facts = payload.decode_map(message.body)
         except ProtocolError:
             self._count("dropped:bad_welcome")
+            return
+        self._links.welcome(link, facts)
+        limit = facts.get("max_body")
+        if type(limit) is int and limit > 0:
+            # A call may go to any of the brokers, so the least of their limits holds.
+            self._body_limits[link.route.endpoint] = limit
+            self._max_body = min(self.settings.max_body, *self._body_limits.values())
 
     def _on_heartbeat(self, link: Link, message: Message, now: float) -> None:
         """A sign of life, and `receive` has noted it."""

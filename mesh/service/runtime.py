@@ -161,10 +161,11 @@ class Runtime:
         also if the I/O thread had ended with an error.
         """
         with self._stop_lock:
-            if self._thread.ident is None:  # never started: there is nothing to wait for
-                self._stopped.set()
+            if self._thread.ident is None:
+                self._never_started()
+                return True
             self._command(self._core.drain)
-            if self.service.drain_hooks and self._thread.ident is not None:
+            if self.service.drain_hooks:
                 self._dispatcher.run(self._dispatcher.leaving())
             finished = self._stopped.wait(timeout) and not self._broken
             if not self._stopped.is_set():
@@ -179,6 +180,14 @@ class Runtime:
                     if self._stopped.is_set():
                         self._close()
         return finished
+
+    def _never_started(self) -> None:
+        """There is nothing to wait for, and no hook has begun what another would have to end."""
+        self._stopped.set()
+        if not self._shut_down:
+            self._shut_down = True
+            self._dispatcher.stop(LEAVE_TTL)
+            self._close()
 
     def __enter__(self) -> Runtime:
         return self

@@ -13,6 +13,7 @@ from typing import Any
 
 from mesh import context
 from mesh.context import running
+from mesh.errors import OVERLOADED
 from mesh.protocol.messages import RAW
 from mesh.service.batching import Group
 from mesh.service.declare import Method
@@ -70,16 +71,25 @@ class ThreadPool:
         # Counted from here to its end: a job between the queue and its thread is not overlooked.
         self._last_job += 1
         self._unfinished.add(self._last_job)
-        self._queue.put((serve, job, self._last_job))
         if len(self._threads) < self._size and len(self._unfinished) > len(self._threads):
             name = f"{self._name}-{len(self._threads) + 1}"
             # Daemons: a handler that never returns must not keep the process from ending.
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             try:
                 thread.start()
-            except RuntimeError:
-                return  # the system has no more threads; the next job tries again
-            self._threads.append(thread)
+                self._threads.append(thread)
+            except RuntimeError:  # the system has no more threads; the next job tries again
+                if not self._threads:
+                    self._refuse(job)
+                    return
+        self._queue.put((serve, job, self._last_job))
+
+    def _refuse(self, job: Any) -> None:
+        """There is not one thread to run it."""
+        self._unfinished.discard(self._last_job)
+        for request in [job] if isinstance(job, Request) else job[1]:
+            fields = {"message": "the worker's system has no thread to run it"}
+            self._post((FAIL, request, (OVERLOADED, fields), False))
 
     def _work(self) -> None:
         get = self._queue.get

@@ -407,6 +407,56 @@ def test_a_client_that_was_closed_stays_closed_in_a_forked_child(endpoint: str) 
     os.waitpid(child, 0)
 
 
+def test_an_asyncio_client_in_a_forked_child_says_what_to_do(endpoint: str) -> None:
+    async def main() -> None:
+        async with connect_async(endpoint) as mesh:
+            assert await mesh.call("test.clerk.echo", 1) == 1
+            waiting = asyncio.create_task(mesh.call("test.clerk.nap", 0.3))
+            await asyncio.sleep(0)
+            reading, writing = os.pipe()
+            child = os.fork()
+            if not child:
+                try:
+                    await mesh.call("test.clerk.echo", 2)
+                    os.write(writing, b"worked")
+                except Exception as error:
+                    os.write(writing, str(error).encode())
+                finally:
+                    os._exit(0)
+            os.close(writing)
+            with os.fdopen(reading, "rb") as pipe:
+                assert b"connect anew" in pipe.read()
+            os.waitpid(child, 0)
+            assert [await mesh.call("test.clerk.echo", n) for n in range(20)] == [*range(20)]
+            assert await waiting == 0.3
+
+    asyncio.run(main())
+
+
+def test_a_stream_belongs_to_the_process_that_began_it(endpoint: str) -> None:
+    with connect(endpoint) as mesh:
+        items = iter(mesh.stream("test.clerk.count", 5000))
+        taken = [next(items) for _ in range(10)]
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                for _ in items:
+                    pass
+                os.write(writing, b"worked")
+            except Exception as error:
+                os.write(writing, f"{type(error).__name__}: {error}".encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        taken += items
+        assert taken == [*range(5000)]
+        assert said and said != b"worked", said
+
+
 def test_without_spinning_it_works_the_same(endpoint: str) -> None:
     with connect(endpoint, spin=0.0) as mesh:
         assert [mesh.call("test.clerk.echo", n) for n in range(100)] == list(range(100))

@@ -554,3 +554,30 @@ def test_ended_calls_leave_nothing_behind(script: Script) -> None:
     script.core.take_news()
     assert len(script.core._expiries) < 1100
     assert script.core.bytes == 0 and not script.core.calls
+
+
+def test_the_least_body_limit_of_the_brokers_holds_and_follows_their_restarts() -> None:
+    script = Script(brokers=2, max_body=1000)
+    links = [link for link, _ in script.open()]
+    assert len(links) == 2
+
+    def welcome(link: int, limit: object) -> None:
+        script.core.connected(link, script.now)
+        body = payload.encode({"heartbeat": 0.5, "max_body": limit})
+        script.core.receive(link, Message(WELCOME, frames=[body]), script.now)
+
+    def begin(size: int) -> None:
+        script.core.call(b"s", b"m", [bytes(size)], now=script.now, expires_at=script.now + 5)
+
+    welcome(links[0], 5000)
+    begin(1000)
+    with pytest.raises(errors.TooLarge, match="1,001 octets; the limit is 1,000"):
+        begin(1001)
+    welcome(links[1], 300)
+    with pytest.raises(errors.TooLarge, match="301 octets; the limit is 300"):
+        begin(301)
+    for nonsense in (0, -1, "many", None, True):
+        welcome(links[1], nonsense)
+    begin(300)
+    welcome(links[1], 400)
+    begin(400)
