@@ -1,4 +1,4 @@
-# make run     starts the main example            make check   linter, formatter, types
+# make run     starts the main examples           make check   linter, formatter, types
 # make test    runs the tests                     make bench   runs the benchmarks
 # make soak    runs also the tests of minutes     make format  rewrites the code in the house format
 # make clean   removes whatever make has made
@@ -43,7 +43,7 @@ $(STAMP): $(RECIPE)
 	@$(PY) -c 'from mesh.transport import pump; print("frame pump:", pump.KIND, pump.why())'
 
 run: $(STAMP)
-	$(PY) -m examples.textmine $(ARGS)
+	$(PY) -m examples $(ARGS)
 
 test: $(STAMP)
 	$(PY) -m pytest $(ARGS)

@@ -85,6 +85,11 @@ def status(router: Router, now: float) -> dict[str, Any]:
             "host": worker.host,
             "pid": worker.pid,
             "state": worker.state,
+            "lanes": sorted(
+                name.decode("utf-8", "replace")
+                for name, seat in worker.seats.items()
+                if seat.window
+            ),
             "in_flight": sum(seat.in_flight for seat in worker.seats.values()),
             "credit": sum(seat.window for seat in worker.seats.values()),
             "ended": worker.ended,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
+from examples import pagecache
 from examples.textmine import analysis, corpus
 from examples.textmine.__main__ import compute_alone, differences, summary
 from examples.textmine.job import Failure, Phase
@@ -71,6 +75,41 @@ def test_textmine(process: support.Start) -> None:
     assert re.search(r"given out again +[1-9]\d* by the broker +[1-9]\d* by the client", text)
     assert re.search(r"calls that failed +0 +0", text)
     assert "no process left behind" in text
+
+
+def test_the_page_cache(process: support.Start) -> None:
+    """Small, but complete: the writer is killed, every counter and every page is right."""
+    child = process(
+        sys.executable, "-m", "examples.pagecache", "--requests", "3200", "--pages", "100"
+    )
+    assert child.wait(timeout=55) == 0
+    text = child.output()
+    assert re.search(r"writer \d+ killed", text)
+    assert re.search(r"requests that failed +0\n", text)
+    assert re.search(r"of them wrong +0\n", text)
+    assert re.search(r"^OK: .*3,200 requests, 0 failed", text, re.M)
+
+
+def test_what_is_wrong_in_the_cache_is_found() -> None:
+    class Store:
+        """A cache with one wrong counter, one unknown counter and one wrong page."""
+
+        def scan_items(self, prefix: str) -> Iterator[tuple[str, Any]]:
+            texts = {"a.py": "class A: pass", "b.py": "other"}
+            items: dict[str, Any] = {"hits:a.py": 3, "hits:b.py": 1, "hits:c.py": 1}
+            items |= {f"page:{path}": pagecache.page(path, text) for path, text in texts.items()}
+            yield from ((key, value) for key, value in items.items() if key.startswith(prefix))
+
+    served = pagecache.Served(hits=Counter({"a.py": 3, "b.py": 2}))
+    compared, wrong = pagecache.wrong_in_store(
+        cast("Any", Store()), served, {"a.py": "class A: pass", "b.py": "def b(): pass"}
+    )
+    assert compared == 5
+    assert sorted(wrong) == [
+        "hits:b.py is 1, the clients were told 2",
+        "hits:c.py is 1, the clients were told 0",
+        "page:b.py is not what the file gives",
+    ]
 
 
 def test_textmine_leaves_nothing_behind_when_interrupted(process: support.Start) -> None:

@@ -61,6 +61,7 @@ def test_status_of_a_busy_broker(mesh: Mesh) -> None:
             "host": "h",
             "pid": 9,
             "state": "active",
+            "lanes": [""],
             "in_flight": 1,
             "credit": 1,
             "ended": 0,
