@@ -7,6 +7,7 @@ ENDED: str
 BROKEN: str
 NO_ZMTP: str
 ENDLESS: str
+NO_ROOM: str
 
 class Stream:
     kind: str

@@ -95,6 +95,7 @@ ENDED = "the connection ended"
 BROKEN = "the connection broke"
 NO_ZMTP = "the other side does not speak ZMTP as we do"
 ENDLESS = "the other side sent a message without end"
+NO_ROOM = "there is no memory for what the other side sends"
 
 
 cdef inline size_t _put_head(unsigned char *at, int flags, size_t size) noexcept:
@@ -316,11 +317,15 @@ cdef class Stream:
                 self.ended = ENDLESS
                 return False
             if size >= LARGE_SIZE:
+                try:
+                    self._large = PyBytes_FromStringAndSize(NULL, size)
+                except MemoryError:
+                    self.ended = NO_ROOM
+                    return False
                 self._start += head
                 have -= head
                 if have > size:
                     have = size
-                self._large = PyBytes_FromStringAndSize(NULL, size)
                 memcpy(PyBytes_AS_STRING(self._large), at + head, have)
                 self._filled = have
                 self._large_flags = flags
@@ -420,13 +425,16 @@ cdef class Stream:
         cdef list failed = []
         cdef tuple entry
         cdef Py_ssize_t index = -1
-        for entry in entries:
-            index += 1
-            if self.unsent > self._limit:
-                failed.append((index, EAGAIN))
-            else:
-                self._put_message(entry[1])
-        self._send_gathered(0)
+        try:
+            for entry in entries:
+                index += 1
+                if self.unsent > self._limit:
+                    failed.append((index, EAGAIN))
+                else:
+                    self._put_message(entry[1])
+        finally:
+            # Whatever could not be packed: what was gathered before is whole messages.
+            self._send_gathered(0)
         return failed
 
     def send(self, messages):
@@ -678,9 +686,12 @@ cdef class Hub:
         for stream in touched:
             outgoing = stream._outgoing
             stream._outgoing = []
-            for message in outgoing:
-                stream._put_message(message)
-            stream._send_gathered(0)
+            try:
+                for message in outgoing:
+                    stream._put_message(message)
+            finally:
+                # The room is shared: nothing may stay there for the next stream to write over.
+                stream._send_gathered(0)
         return failed
 
     def send(self, messages):

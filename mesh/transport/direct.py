@@ -61,7 +61,7 @@ class DirectLink:
         self._epoll = select.epoll()
         self._socket: net.socket | None = None
         self._connected = False
-        self._handshake = Handshake(b"DEALER", (b"ROUTER",))
+        self._handshake: Handshake
         self._names: _Resolving | None = None
         self._addresses: list[Address] = []
         _links.add(self)
@@ -149,6 +149,8 @@ class DirectLink:
     def _connect(self) -> None:
         """Try the next address."""
         family, address = self._addresses.pop(0)
+        # Anew: one that failed before may have said half of its greeting.
+        self._handshake = Handshake(b"DEALER", (b"ROUTER",))
         self._socket = connection = net.socket(family, net.SOCK_STREAM)
         prepare(connection)
         try:

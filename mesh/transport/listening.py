@@ -200,11 +200,12 @@ class DirectBound:
             try:
                 prepare(connection)
                 connection.send(guest.handshake.hello)
+                self._epoll.register(connection, select.EPOLLIN)
             except OSError:
+                self.handshake_failures += 1
                 connection.close()
                 continue
             self._guests[connection.fileno()] = guest
-            self._epoll.register(connection, select.EPOLLIN)
             self._look_at = min(self._look_at, guest.until)
 
     def _shake_hands(self, fd: int, guest: _Guest) -> None:
