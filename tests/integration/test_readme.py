@@ -1,0 +1,104 @@
+"""What the README shows works as it is written, in both languages."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import support
+
+ROOT = Path(__file__).parents[2]
+READMES = ("README.md", "README.zh-CN.md")
+PORT = "8080"
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The fenced blocks of `language`, in order."""
+    text = (ROOT / name).read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def commands(block: str) -> list[str]:
+    """The lines of a shell block, without comments."""
+    return [line for text in block.splitlines() if (line := text.partition("#")[0].strip())]
+
+
+def run(tmp_path: Path, *parts: str) -> str:
+    """Run Python code in a process of its own, in `tmp_path`; its output."""
+    program = tmp_path / "program.py"
+    program.write_text("\n\n".join(parts), "utf-8")
+    environment = {"XDG_DATA_HOME": str(tmp_path / "data")}
+    done = support.run(sys.executable, str(program), env=environment, timeout=40)
+    assert done.returncode == 0, done.report()
+    return done.output()
+
+
+def test_both_languages_show_the_same() -> None:
+    english, chinese = READMES
+    for ours, theirs in zip(blocks(english, "python"), blocks(chinese, "python"), strict=True):
+        assert ast.dump(ast.parse(ours)) == ast.dump(ast.parse(theirs))
+    for ours, theirs in zip(blocks(english, "sh"), blocks(chinese, "sh"), strict=True):
+        assert commands(ours) == commands(theirs)
+    headings = [re.findall(r"^#+ ", (ROOT / name).read_text("utf-8"), re.M) for name in READMES]
+    assert headings[0] == headings[1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text("utf-8")):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_python_blocks(name: str, process: support.Start, tmp_path: Path) -> None:
+    service, calls, memory, unit_test = blocks(name, "python")
+    _, (endpoint,) = support.start_broker(process)
+    (tmp_path / "shop.py").write_text(service, "utf-8")
+    worker = process(
+        sys.executable, "-m", "mesh.service", "shop:cart", "--broker", endpoint, cwd=tmp_path,
+    )  # fmt: skip
+    worker.expect(r"^serving cart")
+    calls = calls.replace(f"tcp://127.0.0.1:{PORT}", endpoint)
+    assert endpoint in calls
+    run(tmp_path, service, calls)
+    memory = memory.replace(PORT, str(support.free_port()))
+    printed = run(tmp_path, memory + '    print(client.retrieve("user_session"))')
+    assert "{'user_id': 123, 'name': 'Alice'}" in printed
+    run(tmp_path, service, unit_test, "import asyncio\nasyncio.run(test_total())")
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_shell_blocks(name: str, process: support.Start) -> None:
+    two_commands, five_minutes = (commands(block) for block in blocks(name, "sh"))
+    makefile = (ROOT / "Makefile").read_text()
+    for line in two_commands:
+        make, target = line.split()
+        assert make == "make"
+        assert re.search(rf"^{target}:", makefile, re.M)
+    install, *rest = five_minutes
+    assert install == "make install && . .venv/bin/activate"
+    port = str(support.free_port())
+    endpoint = f"tcp://127.0.0.1:{port}"
+    environment = {"SAGE_BROKERS": endpoint}
+    for line in rest:
+        command, *words = shlex.split(line.replace(PORT, port).removesuffix("&"))
+        assert command == "sage-mesh"
+        words = [sys.executable, "-m", "mesh.cli", *words]
+        if line.endswith("&"):
+            child = process(*words, cwd=ROOT)
+            if "serve" in words:
+                child.expect_all(r"^serving cart", 2)
+            else:
+                child.expect(r"^listening ")
+        else:
+            done = support.run(*words, env=environment, timeout=20)
+            assert done.returncode == 0, done.report()
+            if "call" in words:
+                assert "tea" in done.output()
