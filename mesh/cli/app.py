@@ -93,7 +93,8 @@ def serve(
 ) -> None:
     """Run the workers of a service.
 
-    They run in the foreground; the ones that die are started again.
+    They run in the foreground. Of several, the ones that die are started again; a single one is
+    left to what started it: a container, systemd.
     """
     from mesh.cli import run
 
