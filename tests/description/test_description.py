@@ -29,7 +29,7 @@ DOCKER, KUBERNETES = "Docker部署", "Kubernetes部署"
 # What is still to come. A block that begins to work fails its test until it is taken out here.
 TO_COME = {
     FLOW: "sage.core: pipelines",
-    BASIC: "discovery through a registry",
+    BASIC: "discovery through a registry, monitoring",
     ADVANCED: "TLS, access rules and rate limits",
     DISCOVERY: "sage.service.discovery",
 }
