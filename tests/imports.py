@@ -43,6 +43,7 @@ UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh": _SERVICE | {"mesh.compiled", "mesh.security", "mesh.service", "mesh.settings"},
     "mesh.testing": None,
     "mesh.cli": None,
+    "mesh.supervision": None,
 }
 """A part of mesh -> the other parts that it may import, None for any. `mesh` is the __init__."""
 

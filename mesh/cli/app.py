@@ -102,6 +102,40 @@ def serve(
         raise typer.Exit(run.serve(target, brokers or [], workers, config, output))
 
 
+Run = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        help="Where it is noted that the mesh runs.  [default: in XDG_RUNTIME_DIR, or DATA.run]",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def up(config: Config = None, run_folder: Run = None, as_json: Json = False) -> None:
+    """Run brokers and the built-in workers, from one file, in the foreground.
+
+    What ends is started again. Ctrl-C or SIGTERM: workers drain, then brokers; a second: at once.
+    """
+    from mesh.cli import run
+
+    with reporting(as_json) as output:
+        raise typer.Exit(run.up(config, run_folder, output))
+
+
+@app.command()
+def down(
+    config: Config = None, run_folder: Run = None, timeout: Timeout = 60.0, as_json: Json = False
+) -> None:
+    """Drain and end the mesh that `up` has started."""
+    from mesh.cli import run
+
+    with reporting(as_json):
+        run.down(config, run_folder, timeout)
+
+
 @app.command(
     context_settings={"ignore_unknown_options": True},
     epilog='Example: sage-mesh call cart.add c1 \'{"sku": "tea"}\' --kwarg qty=2',

@@ -100,6 +100,14 @@ class Process:
         state = "ended before it was ready" if self._closed else f"not ready after {timeout:g} s"
         raise Failure(f"{name}: {state}", "; ".join(lines[-3:]) or "it printed nothing")
 
+    def wait(self) -> int:
+        """Wait until it ends by itself; the exit code."""
+        return self._child.wait()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        self._child.send_signal(number)
+
     def end(self, timeout: float = 10.0) -> int:
         """Ask it to end (SIGTERM); after `timeout` seconds force it to. The exit code."""
         if self.running:

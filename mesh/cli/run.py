@@ -11,11 +11,13 @@ from types import FrameType
 from typing import Any
 
 from mesh.cli.endpoints import why_unreachable
-from mesh.cli.output import USAGE, Output
+from mesh.cli.output import USAGE, Output, clean
 from mesh.cli.processes import broker_command, broker_environment
 
 # What a worker says when its configuration is wrong, so that nobody starts it again.
 EXIT_CONFIG = 78
+# Children end their own drains; only one that does not is killed.
+DRAIN_MARGIN = 10.0
 
 
 def broker(binds: Sequence[str], extra: Sequence[str], output: Output) -> int:
@@ -58,6 +60,53 @@ def serve(
     command = [sys.executable, "-m", "mesh.service", target, *where, "--workers", str(workers)]
     command += ["--config", config] if config is not None else []
     return _exit_code(relay(command, dict(os.environ), output, _worker_event))
+
+
+def up(config: str | None, folder: str | None, output: Output) -> int:
+    """Run brokers and built-in workers until told to end; the exit code.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        Failure: a mesh runs already in this folder.
+    """
+    from mesh import settings
+    from mesh.supervision import shell
+
+    found = settings.load(config).settings
+    lock = shell.claim(shell.run_folder(found, folder))
+    tell = output.json if output.as_json else _tell
+    try:
+        children = shell.plans(found, config)
+        return shell.Shell(children, tell, found.broker.drain_timeout + DRAIN_MARGIN).run()
+    finally:
+        os.close(lock)
+
+
+def down(config: str | None, folder: str | None, timeout: float) -> None:
+    """End the mesh of a run folder.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        Failure: none runs, or it does not end.
+    """
+    from mesh import settings
+    from mesh.supervision import shell
+
+    shell.down(shell.run_folder(settings.load(config).settings, folder), timeout)
+
+
+def _tell(event: dict[str, Any]) -> None:
+    name = event.get("process", "mesh")
+    if event["event"] == "output":
+        text = event["text"]
+    elif event["event"] == "ended" and "restart_in" in event:
+        last = "; ".join(event["last_lines"])
+        text = f"ended ({event['status']}), again in {event['restart_in']} s: {last}"
+    else:
+        text = str(event["event"])
+    # One write: the children's readers share the output.
+    sys.stdout.write(f"{name:<9} | {clean(text)}\n")
+    sys.stdout.flush()
 
 
 def _exit_code(status: int) -> int:
