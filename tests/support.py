@@ -243,17 +243,21 @@ def start_service(
     return child
 
 
-def survivors(*, grace: float = 2.0) -> dict[int, str]:
+def survivors(*, grace: float = 2.0, naming: str = "") -> dict[int, str]:
     """Processes of this test session that still run: number -> command line.
 
-    Those about to end are given `grace` seconds for it. Linux sees every descendant and everything
-    that inherited the session's variable; elsewhere only the groups of `Child` are looked at.
+    Only those whose command line contains `naming` (other tests' servers live as long as the
+    session). Those about to end are given `grace` seconds for it. Linux sees every descendant
+    and everything that inherited the session's variable; elsewhere only the groups of `Child`
+    are looked at.
     """
     ends_at = time.monotonic() + grace
     find = _survivors_by_proc if Path("/proc/self/environ").exists() else _survivors_by_group
-    while (found := find()) and time.monotonic() < ends_at:
+    while True:
+        found = {pid: command for pid, command in find().items() if naming in command}
+        if not found or time.monotonic() >= ends_at:
+            return found
         threading.Event().wait(0.05)  # nothing tells of a stranger's end
-    return found
 
 
 def _survivors_by_group() -> dict[int, str]:
