@@ -4,10 +4,16 @@ from broker.state cimport Call, Client, Seat
 
 cdef class FairQueue:
     cdef public list _classes
+    cdef public list _lengths
+    cdef public Py_ssize_t _passed
     cdef public Py_ssize_t length
     cpdef push(self, Call call)
     cpdef push_front(self, Call call)
+    @cython.locals(priority=Py_ssize_t, call=Call)
     cpdef Call pop(self)
+    @cython.locals(lengths=list, top=Py_ssize_t, found=Py_ssize_t, priority=Py_ssize_t, since=double, first=Call)
+    cpdef Py_ssize_t _turn(self)
+    cpdef Py_ssize_t ahead(self, Py_ssize_t priority)
     cpdef remove(self, Call call)
 
 cdef class CreditPool:

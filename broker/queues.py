@@ -15,14 +15,21 @@ from mesh.protocol.messages import PRIORITIES
 
 
 class FairQueue:
-    """Calls by priority; within a priority round robin among clients; within a client in order."""
+    """Calls by priority; within a priority round robin among clients; within a client in order.
 
-    __slots__ = ("_classes", "length")
+    Every SHARE-th call that would go before others of a lower class lets one of those go instead:
+    the one that has waited longest of those whose turn it is. So no class starves.
+    """
+
+    __slots__ = ("_classes", "_lengths", "_passed", "length")
+    SHARE = 16
 
     def __init__(self) -> None:
         self._classes: list[OrderedDict[Client, OrderedDict[Call, None]]] = [
             OrderedDict() for _ in range(PRIORITIES)
         ]
+        self._lengths = [0] * PRIORITIES
+        self._passed = 0
         self.length = 0
 
     def push(self, call: Call) -> None:
@@ -31,6 +38,7 @@ class FairQueue:
         if mine is None:
             mine = clients[call.client] = OrderedDict()
         mine[call] = None
+        self._lengths[call.priority] += 1
         self.length += 1
 
     def push_front(self, call: Call) -> None:
@@ -42,17 +50,43 @@ class FairQueue:
 
     def pop(self) -> Call:
         """The next call. The queue must not be empty."""
-        for clients in self._classes:
-            if clients:
-                client, mine = next(iter(clients.items()))
-                call, _ = mine.popitem(last=False)
-                if mine:
-                    clients.move_to_end(client)
-                else:
-                    del clients[client]
-                self.length -= 1
-                return call
-        raise IndexError("pop from an empty queue")
+        if not self.length:
+            raise IndexError("pop from an empty queue")
+        priority = self._turn()
+        clients = self._classes[priority]
+        client, mine = next(iter(clients.items()))
+        call, _ = mine.popitem(last=False)
+        if mine:
+            clients.move_to_end(client)
+        else:
+            del clients[client]
+        self._lengths[priority] -= 1
+        self.length -= 1
+        return call
+
+    def _turn(self) -> int:
+        """Which class is next. The queue must not be empty."""
+        lengths = self._lengths
+        top = 0
+        while not lengths[top]:
+            top += 1
+        if lengths[top] == self.length:
+            return top
+        self._passed += 1
+        if self._passed < self.SHARE:
+            return top
+        self._passed = 0
+        found, since = top, float("inf")
+        for priority in range(top + 1, PRIORITIES):
+            if lengths[priority]:
+                first = next(iter(next(iter(self._classes[priority].values()))))
+                if first.queued_at < since:
+                    found, since = priority, first.queued_at
+        return found
+
+    def ahead(self, priority: int) -> int:
+        """How many calls wait that are not of a lower class than `priority`."""
+        return sum(self._lengths[: priority + 1])
 
     def remove(self, call: Call) -> None:
         clients = self._classes[call.priority]
@@ -60,6 +94,7 @@ class FairQueue:
         del mine[call]
         if not mine:
             del clients[call.client]
+        self._lengths[call.priority] -= 1
         self.length -= 1
 
     def __iter__(self) -> Iterator[Call]:

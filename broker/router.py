@@ -299,7 +299,7 @@ class Router:
         lane = call.lane
         message = call.message
         assert message is not None
-        length = lane.queue.length
+        length = lane.queue.ahead(call.priority)  # a flood of bulk must not shut out the rest
         wait = length / lane.rate if lane.rate else 0.0
         if length >= self.settings.max_queue:
             text = f"{length} requests are waiting already"

@@ -215,6 +215,21 @@ def test_priority_classes(mesh: Mesh) -> None:
     assert order == [5, 4, 6, 3, 2]
 
 
+def test_no_class_starves(mesh: Mesh) -> None:
+    """While high ones keep coming, the one of a lower class that waits longest gets a share."""
+    mesh.join(b"w1")
+    mesh.ask(b"c1", 1)
+    for sequence, priority in ((2, BULK), (3, NORMAL), (4, BULK)):
+        mesh.ask(b"c2", sequence, priority=priority)
+        mesh.wait(0.01)
+    mesh.ask(b"c1", 10, priority=HIGH)
+    order = []
+    for tag in range(1, 50):
+        mesh.ask(b"c1", 10 + tag, priority=HIGH)
+        order += [sequence for _, sequence in requests(mesh.final(b"w1", tag))]
+    assert [order.index(sequence) for sequence in (2, 3, 4)] == [15, 31, 47]
+
+
 def test_clients_take_turns(mesh: Mesh) -> None:
     mesh.join(b"w1")
     mesh.ask(b"greedy", 100)
@@ -250,6 +265,18 @@ def test_a_queue_is_bounded_in_length() -> None:
     assert mesh.ask(b"c1", 4) == []
 
 
+def test_a_full_queue_of_a_lower_class_shuts_out_nobody_above_it() -> None:
+    mesh = Mesh(max_queue=2)
+    mesh.join(b"w1")
+    for sequence in range(1, 4):
+        mesh.ask(b"c1", sequence, priority=BULK)
+    refused_for(mesh.ask(b"c1", 4, priority=BULK), errors.OVERLOADED)
+    assert mesh.ask(b"c1", 5, priority=SYSTEM) == []
+    assert mesh.ask(b"c1", 6, priority=HIGH) == []
+    refused_for(mesh.ask(b"c1", 7, priority=NORMAL), errors.OVERLOADED)
+    assert requests(mesh.final(b"w1", 1)) == [(b"w1", 5)]
+
+
 def test_the_bytes_held_are_bounded() -> None:
     mesh = Mesh(max_held_bytes=100)
     mesh.join(b"w1", window=10)
@@ -280,6 +307,7 @@ def test_a_queue_is_bounded_in_time(mesh: Mesh) -> None:
     assert waiting == 99
     assert 4.0 < refused_for(mesh.ask(b"c1", 1000, timeout=1.0), errors.OVERLOADED) <= 5.0
     assert mesh.ask(b"c1", 1001, timeout=20.0) == []
+    assert mesh.ask(b"c1", 1002, timeout=1.0, priority=HIGH) == [], "it would not wait for those"
 
 
 def test_a_stated_time_is_cut_and_a_missing_one_is_filled() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.queues import CreditPool, ExpiryWheel, FairQueue
@@ -37,14 +37,16 @@ def call_of(client: int, sequence: int, priority: int = 2, at: float = 0.0) -> C
         max_size=60,
     )
 )
+@example([("push", 0, 1), ("push", 0, 3), *[("push", 1, 2)] * 40, *[("pop", 0, 0)] * 42])
 def test_fair_queue(steps: list[tuple[str, int, int]]) -> None:
     """Model: for each class the clients in turn, each with its calls in order."""
     queue = FairQueue()
     model: list[list[tuple[int, list[Call]]]] = [[] for _ in range(PRIORITIES)]
+    passed = 0
     for number, (what, which, priority) in enumerate(steps):
         held = [call for turns in model for _, calls in turns for call in calls]
         if what in ("push", "front"):
-            call = call_of(which, number, priority)
+            call = call_of(which, number, priority, float(number))
             turns = model[priority]
             mine = next((turn for turn in turns if turn[0] == which), None)
             if mine is None:
@@ -59,11 +61,16 @@ def test_fair_queue(steps: list[tuple[str, int, int]]) -> None:
                 turns.remove(mine)
                 turns.insert(0, mine)
         elif what == "pop":
-            turns = next((turns for turns in model if turns), [])
-            if not turns:
+            waiting = [turns for turns in model if turns]
+            if not waiting:
                 with pytest.raises(IndexError):
                     queue.pop()
                 continue
+            turns, *lower = waiting
+            passed += bool(lower)
+            if passed == FairQueue.SHARE:
+                turns = min(lower, key=lambda turns: turns[0][1][0].queued_at)
+                passed = 0
             mine = turns.pop(0)
             assert queue.pop() is mine[1].pop(0)
             if mine[1]:
