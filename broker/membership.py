@@ -314,8 +314,7 @@ def watch(router: Router, now: float, late_by: float) -> None:
                 worker.state = SUSPECT
                 unseat(worker)
                 router.count("suspected")
-                endings.move_from_silent(router, worker, now)
-            elif worker.state != SUSPECT and worker.calls:  # it leaves, or is ejected: no new work
+            if worker.calls:  # each time: those who can take them may come later
                 endings.move_from_silent(router, worker, now)
         elif worker.state == SUSPECT:
             worker.state = ACTIVE

@@ -159,6 +159,17 @@ def test_a_suspect_keeps_its_work_if_nobody_else_serves_the_lane(mesh: Mesh) -> 
     mesh.assert_idle()
 
 
+def test_what_a_suspect_has_moves_when_somebody_comes_who_serves_the_lane(mesh: Mesh) -> None:
+    mesh.join(b"w1")
+    mesh.ask(b"c1", 1, flags=IDEMPOTENT, timeout=100.0)
+    assert mesh.wait(3.0) == []
+    assert state(mesh, b"w1") == SUSPECT
+    mesh.beating.add(b"w2")
+    mesh.join(b"w2")
+    assert requests(mesh.wait(0.2)) == [(b"w2", 1)]
+    assert brief(mesh.final(b"w2", 2)) == [(b"c1", "FINAL")]
+
+
 # -------------------------------------------------------------------- ejection
 
 
