@@ -14,8 +14,10 @@ from mesh.client.core import ClientCore, ClientSettings
 from mesh.protocol import payload
 from mesh.protocol.messages import (
     CANCEL,
+    CHUNK,
     CREDIT,
     DRAIN,
+    END,
     ERROR,
     FINAL,
     GOODBYE,
@@ -495,6 +497,42 @@ def test_the_caller_sends_no_more_items_than_were_granted(script: Script) -> Non
     script.core.chunk(call, 2, b"x")
     with pytest.raises(ValueError, match="exceed the credit"):
         script.core.chunk(call, 1, b"x")
+
+
+@pytest.mark.parametrize("command", [CHUNK, END, CREDIT])
+def test_a_part_of_a_stream_that_was_not_sent_ends_the_call(script: Script, command: int) -> None:
+    script.up()
+    call = script.call(flags=MORE | STREAM, idempotent=True)
+    script.answer(call, CREDIT, credit=2)
+    script.answer(call, PARTIAL, credit=64, frames=[b"x"])
+    script.sent()
+    if command == CREDIT:
+        script.core.taken(call, 64)
+    elif command == CHUNK:
+        script.core.chunk(call, 2, b"x")
+    else:
+        script.core.finish(call)
+    ((link, part),) = script.sent()
+    assert part.command == command
+    script.core.undelivered(link, part, script.now)
+    assert isinstance(call.error, errors.BrokerLost)
+    assert call.error.maybe_executed
+    assert script.commands() == [CANCEL]
+    assert call in script.core.take_news()
+    assert not script.core.calls
+
+
+def test_a_part_of_a_stream_that_has_ended_may_be_lost(script: Script) -> None:
+    script.up()
+    call = script.call(flags=MORE)
+    script.answer(call, CREDIT, credit=2)
+    script.sent()
+    script.core.chunk(call, 2, b"x")
+    ((link, part),) = script.sent()
+    script.answer(call, FINAL)
+    script.core.undelivered(link, part, script.now)
+    assert call.error is None
+    assert script.sent() == []
 
 
 # -------------------------------------------------------------------- limits

@@ -284,6 +284,25 @@ def test_a_lost_link_orphans_its_requests_and_returns_with_backoff() -> None:
     assert link != bench.links[0]
 
 
+def test_an_item_that_cannot_be_sent_ends_the_link_and_its_streams() -> None:
+    bench = Bench()
+    bench.request(b"items", flags=STREAM, credit=4)
+    bench.request(b"plain", tag=2)
+    stream, plain = bench.core.take_starts()
+    bench.core.partial(stream, [b"\1"])
+    ((link, part),) = bench.core.take()
+    assert part.command == PARTIAL
+    bench.core.undelivered(link, part, bench.now)
+    assert bench.core.counters["undelivered"] == 1
+    assert bench.core.take_links() == [(link, None)]
+    assert bench.core.take_signals() == [(CANCELLED_SIGNAL, stream), (CANCELLED_SIGNAL, plain)]
+    bench.core.partial(stream, [b"\2"])
+    bench.core.finish(stream, [])
+    bench.core.finish(plain, [b"\xc0"])
+    assert bench.core.take() == []
+    assert bench.core.in_hand == 0
+
+
 def test_backoff_grows_to_a_second() -> None:
     bench = Bench()
     waits = []
