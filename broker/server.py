@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import EAGAIN
+from math import inf
 from time import monotonic
 
 from broker.backlog import RETRY_EVERY, Backlog
@@ -36,6 +37,8 @@ from mesh.protocol.messages import (
 RECEIVE_BUDGET = 256
 SPIN = 0.0001
 LINGER = 1.0
+# A port that is never read to its end must not hide for longer than this who has left.
+DEAF_TTL = 1.0
 KEPT_MEMORY = 32 * 1024 * 1024
 MAX_FORMS = 20_000
 
@@ -61,7 +64,17 @@ class _Port:
     """One endpoint. Names of peers are unique per endpoint only: where there are several, `prefix`
     makes them unique. It is the port's index, and empty for an only port."""
 
-    __slots__ = ("bound", "guard", "outgoing", "prefix", "pump", "refused", "troubles", "watch")
+    __slots__ = (
+        "behind_since",
+        "bound",
+        "guard",
+        "outgoing",
+        "prefix",
+        "pump",
+        "refused",
+        "troubles",
+        "watch",
+    )
 
     def __init__(self, bound: transport.AnyBound, prefix: bytes, role: str) -> None:
         self.bound = bound
@@ -72,6 +85,7 @@ class _Port:
         self.refused = _NOT_FOR[role]
         self.troubles = transport.Troubles()
         self.outgoing: list[Sequence[Body]] = []
+        self.behind_since = inf  # since when it has not been read to its end
 
 
 class Server:
@@ -197,6 +211,10 @@ class Server:
                 self._receive(port, found, now)
             port.guard.after(found, now)
             if pump.drained:
+                port.behind_since = inf
+            elif port.behind_since == inf:
+                port.behind_since = now
+            if pump.drained or now - port.behind_since > DEAF_TTL:
                 for peer in port.bound.departed():
                     self._forms.pop(port.prefix + peer, None)
                     self._backlog.discard(port.prefix + peer)

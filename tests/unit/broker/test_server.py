@@ -19,14 +19,18 @@ from mesh import errors, transport
 from mesh.protocol import mdp, native, payload
 from mesh.protocol.messages import (
     CANCEL,
+    CHUNK,
+    CREDIT,
     DRAIN,
     ERROR,
     FINAL,
     GOODBYE,
     HELLO,
+    MORE,
     PARTIAL,
     READY,
     REQUEST,
+    STARTED,
     STREAM,
     WELCOME,
     Body,
@@ -215,6 +219,96 @@ def test_what_is_kept_of_a_peer_goes_with_it(broker: Broker) -> None:
     client.link.close()
     broker.until(lambda: not broker.router.clients)
     assert not broker.server._backlog
+
+
+@pytest.mark.parametrize("port", [0, 1])
+def test_a_worker_that_dies_within_a_stream_to_its_client(broker: Broker, port: int) -> None:
+    client, worker = broker.client(port), broker.worker()
+    client.say(request(1, flags=STREAM, credit=10, timeout=60.0))
+    asked: list[Message] = []
+    broker.until(lambda: bool(worker.hear_into(asked)))
+    worker.say(Message(PARTIAL, tag=asked[0].tag, credit=1, frames=[b"item"]))
+    heard: list[Message] = []
+    broker.until(lambda: bool(client.hear_into(heard)))
+    worker.link.close()
+    broker.until(lambda: len(client.hear_into(heard)) == 2)
+    assert [m.command for m in heard] == [PARTIAL, ERROR]
+    assert (heard[1].code, heard[1].flags & STARTED) == (errors.WORKER_LOST, STARTED)
+
+
+def writing(broker: Broker, worker: Peer) -> tuple[Peer, int]:
+    """A client that may send the worker any number of items; and the tag of its call."""
+    client = broker.client()
+    client.say(request(1, flags=MORE, timeout=60.0))
+    asked: list[Message] = []
+    broker.until(lambda: REQUEST in [m.command for m in worker.hear_into(asked)])
+    worker.say(Message(CREDIT, tag=asked[-1].tag, credit=1000))
+    broker.until(lambda: [m.command for m in client.hear()] == [CREDIT])
+    return client, asked[-1].tag
+
+
+def test_a_worker_that_dies_within_a_stream_from_its_client(broker: Broker) -> None:
+    worker = broker.worker()
+    client, _ = writing(broker, worker)
+    worker.link.close()
+    for _ in range(3):
+        client.say(Message(CHUNK, sequence=1, credit=1, frames=[b"item"]))
+    heard: list[Message] = []
+    broker.until(lambda: bool(client.hear_into(heard)))
+    assert [(m.command, m.code) for m in heard] == [(ERROR, errors.WORKER_LOST)]
+    assert not broker.router.workers and not broker.server._backlog
+
+
+def test_a_client_that_dies_within_its_stream(broker: Broker) -> None:
+    worker = broker.worker()
+    client, tag = writing(broker, worker)
+    client.say(Message(CHUNK, sequence=1, credit=1, frames=[b"item"]))
+    heard: list[Message] = []
+    broker.until(lambda: bool(worker.hear_into(heard)))
+    client.link.close()
+    broker.until(lambda: len(worker.hear_into(heard)) == 2)
+    assert [(m.command, m.tag) for m in heard] == [(CHUNK, tag), (CANCEL, tag)]
+
+
+def test_a_worker_that_reads_nothing_of_its_clients_stream_is_parted_with(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_MESSAGES", 5)
+    deaf = broker.connect(receive_limit=1)
+    body = payload.encode({"lanes": {"": 100}, "heartbeat": 10.0})
+    deaf.say(Message(READY, service=b"echo", frames=[body]))
+    client, _ = writing(broker, deaf)
+    heard: list[Message] = []
+    for _ in range(PARTS):
+        client.say(Message(CHUNK, sequence=1, credit=1, frames=[PART]))
+    broker.until(lambda: bool(client.hear_into(heard)))
+    assert [(m.command, m.code) for m in heard] == [(ERROR, errors.WORKER_LOST)]
+    assert broker.counted("lost:unread") == 1 and not broker.router.workers
+    broker.until(lambda: GOODBYE in [m.command for m in deaf.hear_into(heard)])
+
+
+@pytest.mark.parametrize("port", [0, 1])
+def test_a_peer_that_never_stops_talking_hides_no_death(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    """There is more to read in every turn of the loop than one turn reads."""
+    monkeypatch.setattr(server, "RECEIVE_BUDGET", 2)
+    monkeypatch.setattr(server, "DEAF_TTL", 0.2)
+    client, worker, chatter = broker.client(port), broker.worker(), broker.connect()
+    client.say(request(1, timeout=60.0))
+    broker.until(lambda: bool(worker.hear()))
+    beats = [native.encode(Message(CREDIT, sequence=1))] * 400
+    chatter.link.pump.send(beats)
+    worker.link.close()
+    heard: list[Message] = []
+
+    def told() -> bool:
+        if broker.counted("dropped:unknown_peer") % 100 > 50:
+            chatter.link.pump.send(beats[:100])
+        return bool(client.hear_into(heard))
+
+    broker.until(told, 4.0)
+    assert [(m.command, m.code) for m in heard] == [(ERROR, errors.WORKER_LOST)]
 
 
 def test_requests_for_a_worker_that_does_not_read_go_to_another(broker: Broker) -> None:
