@@ -39,6 +39,9 @@ def pytest_configure() -> None:
             f"compiled before their source was changed: {', '.join(outdated)}; run `make install`"
         )
     os.environ[support.SESSION_VARIABLE] = support.SESSION
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Shells start what runs in the background so, and every child would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
