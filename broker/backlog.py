@@ -19,6 +19,8 @@ Send = Callable[[Sequence[Frames]], list[tuple[int, int]]]
 
 MAX_MESSAGES = 10_000
 MAX_OCTETS = 64 * 1024 * 1024
+MAX_TOTAL = 512 * 1024 * 1024
+OVERHEAD = 256
 RETRY_EVERY = 0.01
 AT_ONCE = 256
 
@@ -35,13 +37,15 @@ class Backlog:
     """What could not be sent yet, by peer. True while there is anything.
 
     A message may always be kept if nothing else of its peer is; more than MAX_MESSAGES, or
-    MAX_OCTETS, put the peer into `overfull`, for the owner to part with.
+    MAX_OCTETS, put the peer into `overfull`, for the owner to part with. Where all of them together
+    come to more than MAX_TOTAL, those do with most.
     """
 
     def __init__(self) -> None:
         self._peers: dict[bytes, _Peer] = {}
         self.overfull: set[bytes] = set()
         self.retry_at = 0.0
+        self._octets = 0
 
     def __bool__(self) -> bool:
         return bool(self._peers)
@@ -58,10 +62,14 @@ class Backlog:
         if held is None:
             held = self._peers[peer] = _Peer()
         held.refused.append(frames)
-        held.octets += _octets(frames)
+        octets = _octets(frames)
+        held.octets += octets
+        self._octets += octets
         count = len(held.refused)
         if count > MAX_MESSAGES or (count > 1 and held.octets > MAX_OCTETS):
             self.overfull.add(peer)
+        elif self._octets > MAX_TOTAL and not self.overfull:
+            self.overfull.add(max(self._peers, key=lambda peer: self._peers[peer].octets))
 
     def retry(self, peer: bytes, send: Send) -> int:
         """Send what is kept of `peer`, as far as it goes; how many were dropped as it is gone."""
@@ -72,7 +80,9 @@ class Backlog:
             failures = send(batch)
             sent = failures[0][0] if failures else len(batch)  # what follows a failure fails alike
             for _ in range(sent):
-                held.octets -= _octets(refused.popleft())
+                octets = _octets(refused.popleft())
+                held.octets -= octets
+                self._octets -= octets
             if failures and failures[0][1] == EAGAIN:
                 return 0
             if failures:
@@ -83,9 +93,11 @@ class Backlog:
 
     def discard(self, peer: bytes) -> None:
         """Forget what is kept of `peer`, if anything is."""
-        self._peers.pop(peer, None)
+        held = self._peers.pop(peer, None)
+        if held is not None:
+            self._octets -= held.octets
         self.overfull.discard(peer)
 
 
 def _octets(frames: Frames) -> int:
-    return sum(map(len, frames))
+    return sum(map(len, frames)) + OVERHEAD

@@ -72,20 +72,39 @@ def test_too_many_messages_are_too_much(monkeypatch: pytest.MonkeyPatch) -> None
 def test_too_many_octets_are_too_much_but_one_message_never_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backlog, "MAX_OCTETS", 10)
-    assert not filled(1, 100).overfull
+    monkeypatch.setattr(backlog, "MAX_OCTETS", 10 + 2 * backlog.OVERHEAD)
+    assert not filled(1, 1000).overfull
     assert not filled(2, 4).overfull
     kept = filled(3, 4)
     assert kept.overfull == {b"p"}
 
 
 def test_octets_that_were_sent_no_longer_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backlog, "MAX_OCTETS", 10)
+    monkeypatch.setattr(backlog, "MAX_OCTETS", 10 + 2 * backlog.OVERHEAD)
+    monkeypatch.setattr(backlog, "MAX_TOTAL", 10 + 2 * backlog.OVERHEAD)
     kept = filled(2, 4)
     for number in range(20):
         kept.retry(b"p", Queue(1).send)
         kept.add(b"p", [b"p", b"%04d" % number])
     assert not kept.overfull
+
+
+def test_where_all_have_too_much_the_one_with_most_is_parted_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backlog, "MAX_TOTAL", 10_000)
+    kept = filled(3, 2000)
+    for peer in (b"q", b"r"):
+        for _ in range(3):
+            kept.add(peer, [peer, bytes(300)])
+    assert kept.overfull == {b"p"}
+    kept.discard(b"p")
+    for _ in range(3):
+        kept.add(b"r", [b"r", bytes(300)])
+    assert not kept.overfull
+    for _ in range(12):
+        kept.add(b"q", [b"q", bytes(300)])
+    assert kept.overfull == {b"q"}
 
 
 def test_peers_are_apart() -> None:
