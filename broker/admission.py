@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from broker import admin, membership
 from broker.endings import CODE_NAMES
-from broker.state import Client, Service
+from broker.state import CALL_OVERHEAD, Client, Service
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.mdp import LEGACY02, NATIVE
@@ -82,8 +82,8 @@ def fits(router: Router, client: Client, message: Message, sequence: int, size: 
     elif size > settings.max_body:
         text = f"body of {size:,} octets; the limit is {settings.max_body:,}: use a stream"
         refuse(router, client, message, sequence, errors.TOO_LARGE, text)
-    elif router.held_bytes + size > settings.max_held_bytes:
-        text = "broker holds too many bytes"
+    elif router.held_bytes + size + CALL_OVERHEAD > settings.max_held_bytes:
+        text = "broker holds as much as it may have (max_held_bytes)"
         refuse(router, client, message, sequence, errors.OVERLOADED, text, 0.1)
     else:
         return True
@@ -118,14 +118,18 @@ def refuse(
 
 
 def measure(router: Router, service: Service, now: float) -> None:
-    """How fast each lane of `service` ends calls while some wait: predicts a wait. Forget a
-    service that has neither workers nor calls."""
+    """How fast each lane of `service` ends calls while some wait: predicts a wait.
+
+    A service, or a lane, that has neither workers nor calls is forgotten.
+    """
     if not service.workers and not service.queued:
         del router.services[service.name]
         return
-    for lane in service.lanes.values():
+    for lane in list(service.lanes.values()):
         passed = now - lane.rate_at
-        if not lane.queue.length:
+        if not lane.seats and not lane.queue.length:
+            del service.lanes[lane.name]
+        elif not lane.queue.length:
             lane.rate_at, lane.rate_ended = now, lane.ended
         elif passed >= 0.5 and lane.ended - lane.rate_ended >= 10:
             rate = (lane.ended - lane.rate_ended) / passed

@@ -170,7 +170,7 @@ def failed(router: Router, worker: Worker, code: int, now: float) -> None:
         worker.consecutive_errors < router.settings.eject_errors or not others_succeed
     ):
         return
-    if (len(_ejected(router, service)) + 1) * 2 > len(service.workers):
+    if (len(_ejected(router, service)) + 1) * 2 > _able(service):
         return
     worker.ejections += 1
     worker.probing = False
@@ -185,6 +185,11 @@ def _ejected(router: Router, service: Service) -> list[Worker]:
     return [w for w in router.paused if w.state == EJECTED and w.service is service]
 
 
+def _able(service: Service) -> int:
+    """How many workers of `service` there are, without those that leave or are silent."""
+    return sum(worker.state in (ACTIVE, EJECTED) for worker in service.workers.values())
+
+
 def succeeded(router: Router, worker: Worker, now: float) -> None:
     """A worker that had failed works again."""
     worker.consecutive_errors = 0
@@ -197,9 +202,12 @@ def succeeded(router: Router, worker: Worker, now: float) -> None:
 
 
 def recall_ejected(router: Router, service: Service, now: float) -> None:
-    """Others have gone: probe ejected workers now rather than leave out more than half."""
+    """Others have gone, leave or are silent: probe ejected workers now rather than leave out more
+    than half of those that could work."""
     ejected = _ejected(router, service)
-    surplus = max(0, len(ejected) - len(service.workers) // 2)
+    if not ejected:
+        return
+    surplus = max(0, len(ejected) - _able(service) // 2)
     for worker in sorted(ejected, key=lambda worker: worker.paused_until)[:surplus]:
         router.paused[worker] = now
         resume_paused(router, now)
@@ -217,6 +225,12 @@ def heartbeat(router: Router, peer: bytes, message: Message, now: float) -> None
         return
     client.seen_at = now
     router.send(peer, Message(HEARTBEAT))
+
+
+def wrong_endpoint(router: Router, peer: bytes, wanted: str, now: float) -> None:
+    """`peer` sent what belongs to another endpoint of this broker, one for `wanted`."""
+    text = f"not at this endpoint: connect to one of this broker's endpoints for {wanted}"
+    turn_away(router, peer, "refused:wrong_endpoint", now, code=errors.INVALID_ARGUMENT, text=text)
 
 
 def unexpected(router: Router, peer: bytes, message: Message, now: float) -> None:
@@ -252,6 +266,7 @@ def drain(router: Router, peer: bytes, message: Message, now: float) -> None:
     router.count("drained")
     if worker.dialect == NATIVE:  # no request is on its way any more; 0 would be the broker's own
         router.send(peer, Message(DRAIN, credit=1))
+    recall_ejected(router, worker.service, now)
 
 
 def goodbye(router: Router, peer: bytes, message: Message, now: float) -> None:
@@ -314,6 +329,7 @@ def watch(router: Router, now: float, late_by: float) -> None:
                 worker.state = SUSPECT
                 unseat(worker)
                 router.count("suspected")
+                recall_ejected(router, worker.service, now)
             if worker.calls:  # each time: those who can take them may come later
                 endings.move_from_silent(router, worker, now)
         elif worker.state == SUSPECT:

@@ -13,7 +13,7 @@ from broker.state import ACTIVE, NO_STORE, Call, Client, Lane, Method, Seat, Ser
 from mesh import errors
 from mesh.errors import ProtocolError
 from mesh.protocol import payload
-from mesh.protocol.mdp import LEGACY02, NATIVE
+from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import CAPACITY, DRAIN, MAX_NAME, WELCOME, Message
 
 if TYPE_CHECKING:
@@ -95,10 +95,7 @@ def register(router: Router, peer: bytes, message: Message, now: float) -> None:
     if service is None:
         service = router.services[name] = Service(name)
     first = not service.workers
-    dialect = fields.get("mdp", NATIVE)
-    if type(dialect) is not int or not NATIVE <= dialect <= LEGACY02:
-        dialect = NATIVE
-    worker = Worker(peer, service, dialect, now)
+    worker = Worker(peer, service, message.code, now)
     worker.heartbeat = (
         _agreed_heartbeat(router, fields)
         if worker.dialect == NATIVE

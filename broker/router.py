@@ -33,6 +33,7 @@ from broker import admission, endings, membership, registration, streams
 from broker.queues import CreditPool, ExpiryWheel, FairQueue
 from broker.state import (
     ACTIVE,
+    CALL_OVERHEAD,
     Call,
     Client,
     Lane,
@@ -162,6 +163,13 @@ class Router:
         membership.pause(self, worker, now + self.settings.refusal_pause)
         self._take_back(worker, call, now)
 
+    def wrong_endpoint(self, peer: bytes, wanted: str, now: float) -> None:
+        """`peer` sent what belongs to an endpoint for `wanted`, to one that is not."""
+        if peer in self.expelled:
+            self.count("dropped:expelled")
+        else:
+            membership.wrong_endpoint(self, peer, wanted, now)
+
     def inexpressible(self, peer: bytes, message: Message) -> None:
         """`message` has no form in the dialect that `peer` speaks (section 10)."""
         endings.inexpressible(self, peer, message)
@@ -266,12 +274,13 @@ class Router:
         size = body_size(message.frames)
         queue = lane.queue
         if (
-            self.held_bytes + size > self.settings.max_held_bytes
+            self.held_bytes + size + CALL_OVERHEAD > self.settings.max_held_bytes
             or size > self.settings.max_body
             or self.draining_since is not None
         ) and not admission.fits(self, client, message, sequence, size):
             return
         idempotent = bool(message.flags & IDEMPOTENT) or (method is not None and method.idempotent)
+        size += CALL_OVERHEAD
         call = Call(client, lane, message, sequence, size, idempotent, now + timeout, now)
         if queue.length or not lane.pool.size:
             if not self._may_wait(call, timeout):
@@ -422,7 +431,9 @@ class Router:
         service = call.lane.service
         service.last_success_at = now
         service.last_success_worker = worker
-        if not call.ended:
+        if call.ended:
+            self.count("dropped:ended")
+        else:
             message.incarnation = call.incarnation
             message.sequence = call.sequence
             if call.idempotent:
@@ -456,7 +467,9 @@ class Router:
         self._finish_with_error(worker, call, message, now)
 
     def _finish_with_error(self, worker: Worker, call: Call, message: Message, now: float) -> None:
-        if not call.ended:
+        if call.ended:
+            self.count("dropped:ended")
+        else:
             message.incarnation = call.incarnation
             message.sequence = call.sequence
             if message.code == errors.NOT_STARTED:
@@ -474,6 +487,7 @@ class Router:
             return
         worker, call = held
         if call.ended:
+            self.count("dropped:ended")
             return
         client = call.client
         if client.dialect != NATIVE:

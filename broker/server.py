@@ -23,6 +23,7 @@ from broker.router import Router
 from mesh import transport
 from mesh.errors import ConfigError, ProtocolError
 from mesh.protocol import mdp, native
+from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import (
     CAPACITY,
     FINAL,
@@ -68,6 +69,7 @@ class _Port:
         "behind_since",
         "bound",
         "guard",
+        "other_role",
         "outgoing",
         "prefix",
         "pump",
@@ -83,6 +85,7 @@ class _Port:
         self.watch = bound.watch
         self.guard = bound.guard
         self.refused = _NOT_FOR[role]
+        self.other_role = WORKERS if role == CLIENTS else CLIENTS
         self.troubles = transport.Troubles()
         self.outgoing: list[Sequence[Body]] = []
         self.behind_since = inf  # since when it has not been read to its end
@@ -271,13 +274,15 @@ class Server:
                 if message.command == REQUEST and not message.sequence:
                     router.count("dropped:no_request_id")
                     continue
+                if message.command == READY:
+                    message.code = NATIVE
             else:
                 translated = self._receive_mdp(peer, name, received)
                 if translated is None:
                     continue
                 message = translated
             if refused and message.command in refused:
-                router.count("dropped:wrong_endpoint")
+                router.wrong_endpoint(peer, port.other_role, now)
                 continue
             router.receive(peer, message, now)
 
@@ -321,8 +326,8 @@ class Server:
     @staticmethod
     def _decode_mdp(form: mdp.Form, frames: list[Body]) -> Message:
         message = form.decode(frames, 1)
-        if message.command == REQUEST:
-            message.code = form.dialect  # how the router learns what its client understands
+        if message.command in (REQUEST, READY):
+            message.code = form.dialect  # how the router learns what its peer understands
         return message
 
     # ---------------------------------------------------------------- out

@@ -22,6 +22,9 @@ SUSPECT = "suspect"
 DRAINING = "draining"
 EJECTED = "ejected"
 
+# Octets that an open call takes beside its body: its records, and its places in the tables.
+CALL_OVERHEAD = 1024
+
 
 @dataclass(slots=True)
 class RouterSettings:
@@ -75,10 +78,11 @@ class Client:
 class Call:
     """One accepted request until it has ended and no worker has it any more.
 
-    `worker` is None while it waits. `ended` means that its client has its answer, or is gone, while
-    the worker still owes the reply that frees its seat. `started` forbids giving it to another
-    worker: the client has seen a part of the answer or the worker a part of the client's stream.
-    `end` is the END of the client's stream, kept for the worker that gets the call.
+    `size` is what it counts for in `held_bytes`. `seat` is None while it waits. `ended` means that
+    its client has its answer, or is gone, while the worker still owes the reply that frees its
+    seat. `started` forbids giving it to another worker: the client has seen a part of the answer or
+    the worker a part of the client's stream. `end` is the END of the client's stream, kept for the
+    worker that gets the call.
     """
 
     __slots__ = (

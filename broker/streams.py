@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker import endings
-from broker.state import Call, Worker, body_size
+from broker.state import CALL_OVERHEAD, Call, Worker, body_size
 from mesh import errors
 from mesh.protocol.mdp import MDP01
 from mesh.protocol.messages import END, MORE, Message
@@ -30,7 +30,8 @@ def partial_to_mdp(router: Router, worker: Worker, call: Call, message: Message)
     # A 0.1 client takes one reply: the parts are kept until the FINAL (section 10).
     size = body_size(message.frames)
     settings = router.settings
-    if call.size + size > settings.max_body or router.held_bytes + size > settings.max_held_bytes:
+    kept = call.size - CALL_OVERHEAD
+    if kept + size > settings.max_body or router.held_bytes + size > settings.max_held_bytes:
         text = "the parts of the reply exceed the limit"
         endings.fail(router, call, errors.TOO_LARGE, text, started=True)
         endings.stop(router, call, worker)
@@ -74,6 +75,7 @@ def credit(router: Router, peer: bytes, message: Message, now: float) -> None:
 
 def _credit_of_worker(router: Router, call: Call, message: Message) -> None:
     if call.ended:
+        router.count("dropped:ended")
         return
     if not call.flags & MORE:
         router.count("dropped:credit_for_no_stream")

@@ -67,6 +67,7 @@ __all__ = ["Call", "ClientCore", "ClientSettings"]
 # A broker that says in time whether the work had begun is worth waiting a moment for.
 REPLY_GRACE = 0.01
 UNDELIVERED_PAUSE = 0.01
+MAX_REASON = 1000
 MAX_TARGETS = 4096
 MAX_LEARNED = 4096
 
@@ -626,7 +627,8 @@ class ClientCore:
         self._links.retire(link)
 
     def _on_goodbye(self, link: Link, message: Message, now: float) -> None:
-        self.lost(link.number, now, "the broker said goodbye")
+        text = bytes(memoryview(message.body))[:MAX_REASON].decode(errors="replace")
+        self.lost(link.number, now, f"the broker said goodbye: {text}".rstrip(": "))
 
     # ---------------------------------------------------------------- small tools
 

@@ -40,6 +40,7 @@ ADDRESS_SIZE = 8
 _ADDRESS_GAP = 2
 _READY = b"\x01"
 _REQUEST = b"\x02"
+_ONE_LANE = payload.encode({"lanes": {"": 1}})
 
 
 class ClientForm:
@@ -106,7 +107,7 @@ class WorkerForm:
     `replies` maps the octet of a reply to PARTIAL or FINAL.
     """
 
-    __slots__ = ("_ready_body", "dialect", "disconnect", "head", "heartbeat", "replies")
+    __slots__ = ("dialect", "disconnect", "head", "heartbeat", "replies")
     role = WORKER
 
     def __init__(
@@ -122,7 +123,6 @@ class WorkerForm:
         self.replies = replies
         self.heartbeat = heartbeat
         self.disconnect = disconnect
-        self._ready_body = payload.encode({"lanes": {"": 1}, "mdp": dialect})
 
     def decode(self, frames: Sequence[Body], start: int = 0) -> Message:
         """The worker's message in `frames[start:]`.
@@ -150,7 +150,7 @@ class WorkerForm:
             tag = 0 if command == _REQUEST else _tag(frames[start])
             return Message(reply, RAW, tag=tag, credit=int(reply == PARTIAL), frames=body)
         if command == _READY:
-            message = Message(READY, service=_name(frames, start), frames=(self._ready_body,))
+            message = Message(READY, service=_name(frames, start), frames=(_ONE_LANE,))
             start += 1
         elif command == self.heartbeat:
             message = Message(HEARTBEAT)

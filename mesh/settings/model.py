@@ -215,13 +215,14 @@ class Broker(Section):
     max_queue: int = key(
         Count(least=0, most=10_000_000),
         10_000,
-        "Requests that may wait in one lane; more are refused at once.",
+        "Requests that may wait in one lane before one of the same class; more are refused at "
+        "once.",
         live=True,
     )
     max_held_bytes: int = key(
         Size(least=MB, most=TB),
         512 * MIB,
-        "Octets of all requests that the broker holds.",
+        "Octets of all requests that the broker holds, 1 KiB for each beside its body.",
         live=True,
     )
     max_body: int = key(
@@ -233,7 +234,7 @@ class Broker(Section):
     max_services: int = key(
         Count(least=1, most=1_000_000),
         10_000,
-        "Names of services that the broker remembers.",
+        "Services beyond which requests no longer wait for one that has no worker yet.",
         live=True,
     )
     max_redispatches: int = key(

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from broker.router import Router
-from broker.state import ACTIVE, RouterSettings
+from broker.state import ACTIVE, CALL_OVERHEAD, RouterSettings
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.mdp import LEGACY02, MDP01, MDP02, NATIVE
@@ -103,7 +103,7 @@ class Mesh(RuleBasedStateMachine):
                 max_timeout=10.0,
                 grace=1.0,
                 max_queue=8,
-                max_held_bytes=600,
+                max_held_bytes=600 + 40 * CALL_OVERHEAD,
                 max_redispatches=2,
                 hung_beats=24,
                 eject_errors=2,
@@ -355,8 +355,8 @@ class Mesh(RuleBasedStateMachine):
         if peer not in self.workers and peer not in self.deaf:
             self.workers[peer] = Member(service, dialect, {b"": 1})
             self.undeclared.add(service)
-            fields = {"lanes": {"": 1}, "mdp": dialect}
-            self.say(peer, Message(READY, service=service, frames=[payload.encode(fields)]))
+            frames = [payload.encode({"lanes": {"": 1}})]
+            self.say(peer, Message(READY, service=service, code=dialect, frames=frames))
 
     def registered(self, data: st.DataObject, *, native: bool = False) -> bytes | None:
         found = [p for p, w in self.workers.items() if not native or w.dialect == NATIVE]

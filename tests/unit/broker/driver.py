@@ -8,6 +8,7 @@ from typing import Any
 from broker.router import Router
 from broker.state import RouterSettings
 from mesh.protocol import payload
+from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import (
     CANCEL,
     CAPACITY,
@@ -95,13 +96,14 @@ class Mesh:
         out = self.ready(peer, service, {"lanes": {"": window}, **fields})
         return [item for item in out if item[1].command != WELCOME]
 
-    def ready(self, peer: bytes, service: bytes, fields: Mapping[str, Any]) -> Out:
-        return self.say(
-            peer, Message(READY, service=service, frames=[payload.encode(dict(fields))])
-        )
+    def ready(
+        self, peer: bytes, service: bytes, fields: Mapping[str, Any], dialect: int = NATIVE
+    ) -> Out:
+        frames = [payload.encode(dict(fields))]
+        return self.say(peer, Message(READY, service=service, code=dialect, frames=frames))
 
     def join_mdp(self, peer: bytes, dialect: int, service: bytes = b"echo") -> Out:
-        return self.ready(peer, service, {"lanes": {"": 1}, "mdp": dialect})
+        return self.ready(peer, service, {"lanes": {"": 1}}, dialect)
 
     def final(self, peer: bytes, tag: int, body: bytes = b"done") -> Out:
         return self.say(peer, Message(FINAL, tag=tag, frames=[body]))

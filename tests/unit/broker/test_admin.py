@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.state import CALL_OVERHEAD
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.messages import ERROR, FINAL
@@ -69,7 +70,11 @@ def test_status_of_a_busy_broker(mesh: Mesh) -> None:
             "age": 2.0,
         }
     ]
-    assert (found["accepted"], found["finished"], found["held_bytes"]) == (2, 0, 9)
+    assert (found["accepted"], found["finished"], found["held_bytes"]) == (
+        2,
+        0,
+        9 + 2 * CALL_OVERHEAD,
+    )
     assert found["counters"] == {"joined": 1}
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from broker.state import CALL_OVERHEAD
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.mdp import MDP01
@@ -278,13 +279,24 @@ def test_a_full_queue_of_a_lower_class_shuts_out_nobody_above_it() -> None:
 
 
 def test_the_bytes_held_are_bounded() -> None:
-    mesh = Mesh(max_held_bytes=100)
+    mesh = Mesh(max_held_bytes=100 + 2 * CALL_OVERHEAD)
     mesh.join(b"w1", window=10)
     mesh.ask(b"c1", 1, frames=[b"x" * 60])
     assert refused_for(mesh.ask(b"c1", 2, frames=[b"x" * 41]), errors.OVERLOADED) > 0
     assert requests(mesh.ask(b"c1", 3, frames=[b"x" * 30, b"y" * 10])) == [(b"w1", 3)]
     mesh.final(b"w1", 1)
     assert requests(mesh.ask(b"c1", 4, frames=[b"x" * 60])) == [(b"w1", 4)]
+
+
+def test_calls_without_a_body_are_bounded_too() -> None:
+    mesh = Mesh(max_held_bytes=5 * CALL_OVERHEAD)
+    mesh.join(b"w1", window=3)
+    for number in range(1, 6):
+        taken = mesh.ask(b"c%d" % number, number, frames=[b""])
+        assert brief(taken) == ([(b"w1", "REQUEST")] if number <= 3 else [])
+    assert refused_for(mesh.ask(b"c1", 9, frames=[b""]), errors.OVERLOADED) > 0
+    assert requests(mesh.final(b"w1", 1)) == [(b"w1", 4)]
+    assert mesh.ask(b"c9", 10, frames=[b""]) == []
 
 
 def test_one_body_is_bounded() -> None:

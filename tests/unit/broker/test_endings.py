@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from mesh import errors
-from mesh.protocol.messages import CANCEL, ERROR, GOODBYE, IDEMPOTENT, REQUEST, STARTED, Message
+from mesh.protocol.messages import (
+    CANCEL,
+    CREDIT,
+    ERROR,
+    GOODBYE,
+    IDEMPOTENT,
+    MORE,
+    REQUEST,
+    STARTED,
+    STREAM,
+    Message,
+)
 from tests.unit.broker.driver import (
     INCARNATION,
     Mesh,
@@ -41,6 +52,20 @@ def test_an_expired_request_is_never_dispatched(mesh: Mesh) -> None:
     out = mesh.final(b"w1", 1)
     assert brief(out) == [(b"c1", "FINAL"), (b"c2", "ERROR")]
     assert (out[1][1].code, out[1][1].flags) == (errors.DEADLINE_EXCEEDED, 0)
+    mesh.assert_idle()
+
+
+def test_what_comes_after_the_end_is_counted(mesh: Mesh) -> None:
+    mesh.beating.add(b"w1")
+    mesh.join(b"w1", window=2)
+    for sequence in (1, 2):
+        mesh.ask(b"c1", sequence, timeout=1.0, flags=STREAM | MORE, credit=5)
+    mesh.wait(1.1)
+    assert mesh.partial(b"w1", 1) == []
+    assert mesh.say(b"w1", Message(CREDIT, tag=1, credit=1)) == []
+    assert mesh.final(b"w1", 1) == []
+    assert mesh.error(b"w1", 2, errors.REMOTE_ERROR) == []
+    assert mesh.counted("dropped:ended") == 4
     mesh.assert_idle()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.state import CALL_OVERHEAD
 from mesh.errors import ProtocolError
 from mesh.protocol import native, payload
 from mesh.protocol.mdp import CLIENT, FORMS, MDP01, MDP02, WORKER
@@ -45,7 +46,6 @@ KNOWN = {
         VALUES | st.fixed_dictionaries({}, optional={"lane": VALUES, "idempotent": VALUES}),
     ),
     "heartbeat": VALUES,
-    "mdp": st.integers(-1, 5) | VALUES,
     "name": VALUES,
     "pid": VALUES,
     "instance": VALUES,
@@ -157,7 +157,12 @@ def take(mesh: Hostile, what: str, peer: Any, value: Any) -> None:
 @given(st.lists(STEPS, max_size=40))
 def test_nothing_that_peers_send_raises(steps: list[tuple[str, Any, Any]]) -> None:
     mesh = Hostile(
-        max_queue=3, max_services=3, max_held_bytes=300, max_body=100, eject_errors=2, eject_ttl=0.5
+        max_queue=3,
+        max_services=3,
+        max_held_bytes=300 + 8 * CALL_OVERHEAD,
+        max_body=100,
+        eject_errors=2,
+        eject_ttl=0.5,
     )
     for step in steps:
         take(mesh, *step)

@@ -312,6 +312,32 @@ def test_a_probe_is_one_request_over_all_lanes(mesh: Mesh, waiting: bool) -> Non
     assert mesh.counted("restored") == 1
 
 
+@pytest.mark.parametrize("how", ["drains", "falls silent", "leaves"])
+def test_an_ejected_worker_is_recalled_when_the_others_are_no_longer_there(
+    mesh: Mesh, how: str
+) -> None:
+    ejected_group(mesh)
+    if how == "drains":
+        mesh.say(b"w0", Message(DRAIN))
+    elif how == "leaves":
+        mesh.lost(b"w0")
+    else:
+        mesh.beating.discard(b"w0")
+        mesh.wait(1.3)
+        assert state(mesh, b"w0") == SUSPECT
+    assert mesh.counted("probed") == 1
+    assert requests(mesh.ask(b"c2", 1)) == [(b"w1", 1)]
+
+
+def test_those_that_leave_do_not_make_up_the_half_that_stays(mesh: Mesh) -> None:
+    group = Group(mesh, 4)
+    mesh.say(b"w2", Message(DRAIN))
+    mesh.say(b"w3", Message(DRAIN))
+    for _ in range(6):
+        group.round(b"w0", b"w1")
+    assert len(group.ejected()) <= 1
+
+
 def test_a_failed_probe_ejects_for_longer(mesh: Mesh) -> None:
     group = ejected_group(mesh)
     mesh.wait(10.1)

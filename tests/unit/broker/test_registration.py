@@ -9,6 +9,7 @@ import pytest
 
 from mesh import errors
 from mesh.protocol import payload
+from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import (
     CAPACITY,
     CHUNK,
@@ -25,7 +26,7 @@ from mesh.protocol.messages import (
     WELCOME,
     Message,
 )
-from tests.unit.broker.driver import Mesh, brief, only
+from tests.unit.broker.driver import Mesh, brief, only, requests
 
 EXPELLED = Message(GOODBYE, code=errors.PROTOCOL)
 
@@ -215,6 +216,26 @@ def test_odd_facts_about_a_peer_do_no_harm(mesh: Mesh, value: Any) -> None:
     assert brief(out) == [(b"w1", "WELCOME")]
     worker = mesh.router.workers[b"w1"]
     assert len(worker.instance) <= 200 and len(worker.host) <= 200 and worker.pid == 0
+    assert worker.dialect == NATIVE
+
+
+def test_lanes_that_nobody_serves_any_more_are_forgotten(mesh: Mesh) -> None:
+    for number in range(20):
+        mesh.join(b"w%d" % number, lanes={"": 1, f"lane{number}": 1})
+        if number:
+            mesh.lost(b"w%d" % (number - 1))
+    mesh.beating.add(b"w19")
+    mesh.wait(1.0)
+    assert mesh.router.services[b"echo"].lanes.keys() == {b"", b"lane19"}
+
+
+def test_a_lane_in_which_calls_wait_is_kept(mesh: Mesh) -> None:
+    methods = {"put": {"lane": "writer"}}
+    mesh.beating |= {b"w1", b"w2"}
+    mesh.join(b"w1", lanes={"": 1}, methods=methods)
+    assert mesh.ask(b"c1", 1, b"put") == []
+    mesh.wait(1.0)
+    assert requests(mesh.join(b"w2", lanes={"": 1, "writer": 1}, methods=methods)) == [(b"w2", 1)]
 
 
 def test_deeply_nested_facts_do_no_harm(mesh: Mesh) -> None:

@@ -77,11 +77,12 @@ class Broker:
         monkeypatch: pytest.MonkeyPatch,
         folder: Path,
         listen: Callable[[str], transport.AnyBound],
+        *roles: str,
     ) -> None:
         monkeypatch.setattr(transport, "listen", listen)
-        addresses = [f"ipc://{folder}/{name}" for name in ("a", "b")]
         self.router = Router(RouterSettings(heartbeat=10.0))
-        self.server = Server(self.router, [Endpoint(address) for address in addresses], spin=0.0)
+        endpoints = [Endpoint(f"ipc://{folder}/{n}", role) for n, role in enumerate(roles)]
+        self.server = Server(self.router, endpoints, spin=0.0)
         self.peers: list[Peer] = []
 
     def connect(self, port: int = 0, **options: Any) -> Peer:
@@ -135,7 +136,7 @@ def broker(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Broker]:
     """A server with two ports that nobody has connected to yet."""
-    made = Broker(monkeypatch, tmp_path, request.param)
+    made = Broker(monkeypatch, tmp_path, request.param, server.BOTH, server.BOTH)
     yield made
     made.close()
 
@@ -391,7 +392,37 @@ def test_what_the_ports_refuse_and_drop_is_counted(broker: Broker) -> None:
     broker.until(lambda: broker.counted("dropped:oversize") == 1)
 
 
+def test_who_comes_to_the_wrong_endpoint_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broker = Broker(monkeypatch, tmp_path, narrow_router, server.CLIENTS, server.WORKERS)
+    try:
+        ready = Message(READY, service=b"echo", frames=[payload.encode({"lanes": {"": 1}})])
+        for port, message, wanted in (
+            (0, ready, b"workers"),
+            (1, Message(HELLO), b"clients"),
+            (1, request(1), b"clients"),
+        ):
+            peer = broker.connect(port)
+            peer.say(message, message)
+            heard: list[Message] = []
+            broker.until(lambda peer=peer, heard=heard: bool(peer.hear_into(heard)))
+            assert [(m.command, m.code) for m in heard] == [(GOODBYE, errors.INVALID_ARGUMENT)]
+            assert wanted in bytes(heard[0].body)
+        assert broker.counted("refused:wrong_endpoint") == 3
+        broker.until(lambda: broker.counted("dropped:expelled") == 3)
+    finally:
+        broker.close()
+
+
 # -------------------------------------------------------------------- forms of MDP
+
+
+def test_a_native_worker_cannot_claim_to_speak_mdp(broker: Broker) -> None:
+    peer = broker.connect()
+    body = payload.encode({"lanes": {"": 1}, "mdp": mdp.MDP01})
+    peer.say(Message(READY, service=b"echo", code=mdp.MDP01, frames=[body]))
+    broker.until(lambda: [m.command for m in peer.hear()] == [WELCOME])
 
 
 def test_remembering_who_speaks_mdp_costs_each_peer_the_same(

@@ -126,7 +126,7 @@ def test_request_to_a_worker(dialect: int, body: list[bytes]) -> None:
 def test_ready_of_a_worker_has_one_lane_of_one(dialect: int) -> None:
     message = FORMS[dialect, WORKER].decode([*WORKER_HEADS[dialect], b"\1", b"echo"])
     assert (message.command, message.service) == (READY, b"echo")
-    assert payload.decode_map(message.body) == {"lanes": {"": 1}, "mdp": dialect}
+    assert payload.decode_map(message.body) == {"lanes": {"": 1}}
 
 
 @pytest.mark.parametrize("body", BODIES)
