@@ -11,12 +11,17 @@ import logging
 import secrets
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from broker.config import Reloader, endpoints, log, router_settings
 from broker.router import Router
 from broker.server import Server, announce
 from mesh.errors import ConfigError
+from mesh.settings import Settings, monitor_at
 from mesh.settings.flags import add_flags, chosen
+
+if TYPE_CHECKING:
+    from mesh.monitoring.http import Monitor
 
 FLAGS = {
     "--bind": ("broker.bind", "ENDPOINT"),
@@ -25,6 +30,7 @@ FLAGS = {
     "--insecure": ("broker.insecure", ""),
     "--drain-timeout": ("broker.drain_timeout", "SECONDS"),
     "--spin": ("broker.spin", "SECONDS"),
+    "--monitor": ("monitoring.address", "ADDRESS"),
     "--heartbeat": ("broker.heartbeat", "SECONDS"),
     "--grace": ("broker.grace", "SECONDS"),
     "--max-queue": ("broker.max_queue", "N"),
@@ -60,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             spin=settings.broker.spin,
             drain_timeout=settings.broker.drain_timeout,
         )
+        monitor = monitored(server, settings)
     except ConfigError as error:
         print(f"broker: {error}", file=sys.stderr)
         return 2
@@ -67,8 +74,27 @@ def main(arguments: list[str] | None = None) -> int:
         # Without a file a hangup means what it means to any program: the terminal is gone.
         reload = Reloader(choice.load, loaded, server).reload
         signal.signal(signal.SIGHUP, lambda *_: server.ask(reload))
-    server.run(announce)
+    try:
+        server.run(announce)
+    finally:
+        if monitor is not None:
+            monitor.close()
     return 0
+
+
+def monitored(server: Server, settings: Settings) -> Monitor | None:
+    """What tells of the broker over HTTP, if that is wanted.
+
+    Raises:
+        ConfigError: the address is in use.
+    """
+    address = monitor_at(settings)
+    if address is None:
+        return None
+    from broker.monitor import BrokerSource  # a broker that is restarted is waited for
+    from mesh.monitoring.http import Monitor
+
+    return Monitor(address, BrokerSource(server)).start()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from broker.state import Store
+from broker.state import Lane, Store
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.messages import ERROR, FINAL, RAW, Body, Message
@@ -71,7 +71,7 @@ def status(router: Router, now: float) -> dict[str, Any]:
                 "queued": service.queued,
                 "oldest_age": now - min(since) if since else 0.0,
                 "lanes": {
-                    lane.name.decode("utf-8", "replace"): {"ended": lane.ended, "spent": lane.spent}
+                    lane.name.decode("utf-8", "replace"): _lane(lane)
                     for lane in service.lanes.values()
                 },
             }
@@ -109,7 +109,24 @@ def status(router: Router, now: float) -> dict[str, Any]:
         "accepted": router.accepted,
         "finished": router.finished,
         "held_bytes": router.held_bytes,
+        "octets_in": router.octets_in,
+        "octets_out": router.octets_out,
+        "streams": router.streams,
+        "heartbeats": router.heartbeats,
         "counters": dict(router.counters),
+    }
+
+
+def _lane(lane: Lane) -> dict[str, Any]:
+    seats = lane.seats.values()
+    return {
+        "in_flight": sum(seat.in_flight for seat in seats),
+        "credit": sum(seat.window for seat in seats),
+        "queued": lane.queue.length,
+        "ended": lane.ended,
+        "failed": lane.failed,
+        "spent": lane.spent,
+        "latency": lane.latency.snapshot(),
     }
 
 

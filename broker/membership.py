@@ -215,6 +215,7 @@ def recall_ejected(router: Router, service: Service, now: float) -> None:
 
 def heartbeat(router: Router, peer: bytes, message: Message, now: float) -> None:
     """HEARTBEAT: a sign of life, which is answered to clients."""
+    router.heartbeats += 1
     worker = router.workers.get(peer)
     if worker is not None:
         worker.seen_at = now

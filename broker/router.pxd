@@ -16,6 +16,10 @@ cdef class Router:
     cdef public long long accepted
     cdef public long long finished
     cdef public long long held_bytes
+    cdef public long long octets_in
+    cdef public long long octets_out
+    cdef public long long streams
+    cdef public long long heartbeats
     cdef public object draining_since
     cdef public object started_at
     cdef public list endpoints

@@ -58,6 +58,7 @@ from mesh.protocol.messages import (
     HEARTBEAT,
     HELLO,
     IDEMPOTENT,
+    MORE,
     PARTIAL,
     RAW,
     READY,
@@ -87,6 +88,10 @@ class Router:
         self.accepted = 0
         self.finished = 0
         self.held_bytes = 0
+        self.octets_in = 0
+        self.octets_out = 0
+        self.streams = 0
+        self.heartbeats = 0
         self.draining_since: float | None = None
         self.started_at: float | None = None
         self.endpoints: list[str] = []
@@ -301,7 +306,10 @@ class Router:
     def _open(self, call: Call) -> None:
         call.client.calls[call.sequence] = call
         self.held_bytes += call.size
+        self.octets_in += call.size - CALL_OVERHEAD
         self.accepted += 1
+        if call.flags & (STREAM | MORE):
+            self.streams += 1
 
     def _may_wait(self, call: Call, timeout: float) -> bool:
         """Whether `call` may join its queue; refuses it if not (bounded in length and in time)."""
@@ -335,6 +343,7 @@ class Router:
             message = call.message = message.replace()
         call.tag = tag
         call.seat = seat
+        call.given_at = now
         worker.calls[tag] = call
         worker.sent_at = now
         message.tag = tag
@@ -372,6 +381,7 @@ class Router:
         lane = seat.lane
         lane.ended += 1
         lane.spent += now - call.queued_at
+        lane.latency.observe(call.queued_at, call.given_at, now)
         worker.ended += 1
         if worker.state == ACTIVE and not worker.paused_until:
             if worker.probing:
@@ -444,6 +454,7 @@ class Router:
                 if call.parts:
                     message.frames = [*call.parts, *message.frames]
                     message.flags |= RAW
+            self.octets_out += body_size(message.frames)
             self._out.append((client.peer, message))
             self.close(call)
         self.release(worker, call, now)
@@ -463,6 +474,7 @@ class Router:
                 self._take_back(worker, call, now)
             return
         worker.errors += 1
+        call.lane.failed += 1
         membership.failed(self, worker, message.code, now)
         self._finish_with_error(worker, call, message, now)
 
@@ -503,6 +515,7 @@ class Router:
             return
         message.incarnation = call.incarnation
         message.sequence = call.sequence
+        self.octets_out += body_size(message.frames)
         self._out.append((client.peer, message))
 
     # ---------------------------------------------------------------- for tests

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import EAGAIN
 from math import inf
+from threading import RLock
 from time import monotonic
 
 from broker.backlog import RETRY_EVERY, Backlog
@@ -128,6 +129,8 @@ class Server:
         self._forms: dict[bytes, mdp.Form] = {}
         self._prune_at = MAX_FORMS
         self._backlog = Backlog()
+        self._waking = RLock()  # signal handlers wake too
+        self._closed = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._ports: list[_Port] = []
         try:
@@ -180,14 +183,18 @@ class Server:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"\0")
+        with self._waking, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._wake_write, b"\0")
 
     def _serve(self) -> None:
         while not self._stop_signals:
-            if self._jobs:
-                self._jobs.popleft()()
+            self._run_job()
             self._turn()
+
+    def _run_job(self) -> None:
+        if self._jobs:
+            self._jobs.popleft()()
 
     def _drain(self) -> None:
         now = monotonic()
@@ -196,6 +203,7 @@ class Server:
         while self._stop_signals < 2 and now < give_up_at:
             if self.router.drained(now) and not self._backlog:
                 return
+            self._run_job()
             self._turn(limit=0.05)
             now = monotonic()
 
@@ -435,8 +443,10 @@ class Server:
         if linger and self._ports:
             transport.end_context()
         self._ports = []
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._waking:
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

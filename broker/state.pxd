@@ -1,4 +1,5 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
+from mesh.monitoring.histogram cimport Latency
 from mesh.protocol.messages cimport Message
 
 cdef class Client:
@@ -23,6 +24,7 @@ cdef class Call:
     cdef public bint idempotent
     cdef public double expires_at
     cdef public double queued_at
+    cdef public double given_at
     cdef public long long credit
     cdef public long long chunk_credit
     cdef public Seat seat
@@ -74,6 +76,8 @@ cdef class Lane:
     cdef public dict seats
     cdef public Py_ssize_t serving
     cdef public long long ended
+    cdef public long long failed
+    cdef public Latency latency
     cdef public double spent
     cdef public double rate
     cdef public double rate_at

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mesh.monitoring.histogram import Latency
 from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import Body, Message
 
@@ -93,6 +94,7 @@ class Call:
         "ended",
         "expires_at",
         "flags",
+        "given_at",
         "idempotent",
         "incarnation",
         "lane",
@@ -131,6 +133,7 @@ class Call:
         self.idempotent = idempotent
         self.expires_at = expires_at
         self.queued_at = now
+        self.given_at = now
         self.credit = message.credit
         self.chunk_credit = 0
         self.seat: Seat | None = None
@@ -234,11 +237,14 @@ class Seat:
 class Lane:
     """A queue of one service and the workers that serve it: `serving` have a window above 0.
 
-    `ended` counts what workers have answered, `spent` the seconds from arrival to answer.
+    `ended` counts what workers have answered, `failed` those of it that are errors, `spent` the
+    seconds from arrival to answer.
     """
 
     __slots__ = (
         "ended",
+        "failed",
+        "latency",
         "name",
         "pool",
         "queue",
@@ -259,7 +265,9 @@ class Lane:
         self.seats: dict[Worker, Seat] = {}
         self.serving = 0
         self.ended = 0
+        self.failed = 0
         self.spent = 0.0
+        self.latency = Latency()
         self.rate = 0.0
         self.rate_at = 0.0
         self.rate_ended = 0

@@ -25,6 +25,7 @@ def partial_to_mdp(router: Router, worker: Worker, call: Call, message: Message)
         call.started = True
         message.sequence = call.sequence
         message.service = asked_name(call)
+        router.octets_out += body_size(message.frames)
         router.send(call.client.peer, message)
         return
     # A 0.1 client takes one reply: the parts are kept until the FINAL (section 10).

@@ -22,6 +22,7 @@ NAMES = (
     "mesh.protocol.payload",
     "mesh.resilience.breaker",
     "mesh.resilience.budget",
+    "mesh.monitoring.histogram",
     "mesh.client.calls",
     "mesh.client.timers",
     "mesh.client.links",

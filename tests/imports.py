@@ -25,7 +25,7 @@ _CLIENT: Final = _PURE | {
     "mesh.settings",
     "mesh.transport",
 }
-_SERVICE: Final = _CLIENT | {"mesh.client"}
+_SERVICE: Final = _CLIENT | {"mesh.client", "mesh.monitoring"}
 
 UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.errors": frozenset(),
@@ -43,6 +43,7 @@ UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh": _SERVICE | {"mesh.compiled", "mesh.security", "mesh.service", "mesh.settings"},
     "mesh.testing": None,
     "mesh.cli": None,
+    "mesh.monitoring": _PURE,
     "mesh.supervision": None,
 }
 """A part of mesh -> the other parts that it may import, None for any. `mesh` is the __init__."""

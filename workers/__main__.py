@@ -13,7 +13,10 @@ from mesh.settings.flags import add_flags, chosen
 from workers.memory import process as memory
 
 SERVICES = {"memory": memory}
-COMMON = {"--broker": ("brokers", "ENDPOINT")}
+COMMON = {
+    "--broker": ("brokers", "ENDPOINT"),
+    "--monitor": ("monitoring.address", "ADDRESS"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

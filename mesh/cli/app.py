@@ -214,6 +214,19 @@ def status(
             raise typer.Exit(1)
 
 
+@app.command(epilog="Exit codes: 0 all is well, 1 something fails, 3 there are warnings.")
+def check(brokers: Brokers = None, timeout: Timeout = 2.0, as_json: Json = False) -> None:
+    """Check that a running mesh does its work: brokers, services, workers, a real call.
+
+    Each line is ok, warn or fail, and says what to do about it.
+    """
+    from mesh.cli import check as examination
+    from mesh.cli.endpoints import parse_all
+
+    with reporting(as_json, brokers or []) as output:
+        raise typer.Exit(examination.run(parse_all(brokers or []), output, timeout=timeout))
+
+
 @app.command()
 def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each measurement.")] = 2.0,

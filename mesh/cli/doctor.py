@@ -7,14 +7,13 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from mesh.cli.output import Output, clean
+from mesh.cli.findings import FAIL, OK, WARN, Finding, show
+from mesh.cli.output import Output
 from mesh.errors import MeshError
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 NEEDED = {
     "pyzmq": "zmq",
     "msgpack": "msgpack",
@@ -23,16 +22,6 @@ NEEDED = {
     "lmdb": "lmdb",
 }
 FEW_FILES = 4096
-
-
-@dataclass(slots=True)
-class Finding:
-    """One line of the report; `hint` says what to do unless all is well."""
-
-    name: str
-    state: str
-    text: str
-    hint: str = ""
 
 
 def mesh_version() -> str:
@@ -49,24 +38,8 @@ def mesh_version() -> str:
 def run(brokers: Sequence[str] | None, output: Output) -> bool:
     """Print all findings; whether none of them is a failure."""
     found = list(examine(brokers))
-    fit = all(finding.state != FAIL for finding in found)
-    if output.as_json:
-        output.json({"ok": fit, "checks": [asdict(finding) for finding in found]})
-        return fit
-    from rich.text import Text
-
-    colours = {OK: "green", WARN: "yellow", FAIL: "bold red"}
-    console = output.console()
-    width = max(len(finding.name) for finding in found)
-    for finding in found:
-        mark = (f"{finding.state:<4}  ", colours[finding.state])
-        console.print(
-            Text.assemble(mark, (f"{finding.name:<{width}}  ", "bold"), clean(finding.text)),
-            soft_wrap=True,
-        )
-        if finding.hint:
-            console.print(Text(f"{'':<6}{'':<{width}}  -> {finding.hint}", "cyan"), soft_wrap=True)
-    return fit
+    show(found, output)
+    return all(finding.state != FAIL for finding in found)
 
 
 def examine(brokers: Sequence[str] | None) -> Iterator[Finding]:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
@@ -73,13 +75,31 @@ def up(config: str | None, folder: str | None, output: Output) -> int:
     from mesh.supervision import shell
 
     found = settings.load(config).settings
-    lock = shell.claim(shell.run_folder(found, folder))
+    where = shell.run_folder(found, folder)
     tell = output.json if output.as_json else _tell
-    try:
-        children = shell.plans(found, config)
-        return shell.Shell(children, tell, found.broker.drain_timeout + DRAIN_MARGIN).run()
-    finally:
-        os.close(lock)
+    address = settings.monitor_at(found)
+    with ExitStack() as stack:
+        stack.callback(os.close, shell.claim(where))
+        monitored = shell.monitored_in(where) if address is not None else None
+        children = shell.plans(found, config, monitored)
+        mesh = shell.Shell(children, tell, found.broker.drain_timeout + DRAIN_MARGIN)
+        if address is not None and monitored is not None:
+            from mesh.monitoring.http import Monitor
+            from mesh.monitoring.together import Together
+            from mesh.supervision.checks import Checks
+
+            checks = Checks(
+                settings.brokers(found, settings.CLIENTS),
+                found.monitoring.health_check_interval,
+                lambda failing: tell({"event": "check", "failing": list(map(asdict, failing))}),
+            )
+            together = Together(monitored, lambda: mesh.missing() + checks.failing())
+            monitor = Monitor(address, together)
+            stack.callback(monitor.close)
+            stack.callback(checks.close)
+            checks.start()
+            tell({"event": "monitoring", "address": monitor.start().address})
+        return mesh.run()
 
 
 def down(config: str | None, folder: str | None, timeout: float) -> None:
@@ -102,6 +122,11 @@ def _tell(event: dict[str, Any]) -> None:
     elif event["event"] == "ended" and "restart_in" in event:
         last = "; ".join(event["last_lines"])
         text = f"ended ({event['status']}), again in {event['restart_in']} s: {last}"
+    elif event["event"] == "check":
+        reasons = [f"{each['name']}: {each['text']} ({each['hint']})" for each in event["failing"]]
+        text = "; ".join(reasons) if reasons else "all that was checked is well again"
+    elif event["event"] == "monitoring":
+        text = f"monitoring at {event['address']}"
     else:
         text = str(event["event"])
     # One write: the children's readers share the output.

@@ -9,7 +9,10 @@ from mesh.errors import ConfigError
 from mesh.service.process import EXIT_CONFIG, serve
 from mesh.settings.flags import add_flags, chosen
 
-FLAGS = {"--broker": ("brokers", "ENDPOINT")}
+FLAGS = {
+    "--broker": ("brokers", "ENDPOINT"),
+    "--monitor": ("monitoring.address", "ADDRESS"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.workers,
             config=choice.path,
             assignments=choice.assignments,
+            monitor=options.__dict__["monitoring.address"],
         )
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

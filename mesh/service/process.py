@@ -14,9 +14,11 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,10 @@ from mesh.service.declare import Service
 from mesh.service.runtime import DRAIN_TTL, Runtime
 
 if TYPE_CHECKING:
-    from mesh.settings import Loaded
+    from prometheus_client.core import Metric
+
+    from mesh.monitoring.http import Monitor
+    from mesh.settings import Flags, Loaded
 
 EXIT_CONFIG = 78
 FIRST_BACKOFF = 0.1
@@ -47,34 +52,40 @@ def serve(
     *,
     config: str | None = None,
     assignments: Sequence[str] = (),
+    monitor: str | None = None,
 ) -> int:
     """Serve `target`, written `package.module:service`, until a signal; the exit status.
 
-    `config` is a file with settings, `assignments` are some more as "key=value"; `brokers` count
-    before both. Prints `serving NAME pid=PID` to standard output once registered, for each process.
+    `config` is a file with settings, `assignments` are some more as "key=value"; `brokers` and
+    `monitor`, an address to tell of itself at over HTTP, count before both. Prints `serving NAME
+    pid=PID` to standard output once registered, for each process.
 
     Raises:
         ConfigError: a setting is wrong, or they name no broker that can be reached.
     """
     from mesh import settings  # not needed by a service that is part of another program
 
-    flags = {"brokers": ("--broker", list(brokers) or None)}
+    flags: Flags = {
+        "brokers": ("--broker", list(brokers) or None),
+        "monitoring.address": ("--monitor", monitor),
+    }
     loaded = settings.load(config, flags=flags, assignments=assignments)
     begin_logging(loaded)
     addresses = settings.brokers(loaded.settings, settings.WORKERS)
     threads = loaded.settings.performance.thread_pool_size
 
-    def child() -> int:
+    def child(monitor: str | None) -> int:
         try:
             service = load(target)
             if threads is not None and not service.threads_chosen:
                 service.threads = threads
-            return serve_here(service, addresses, announce=True)
+            return serve_here(service, addresses, announce=True, monitor=monitor)
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return EXIT_CONFIG
 
-    return child() if workers <= 1 else supervise(child, workers)
+    at = settings.monitor_at(loaded.settings)
+    return child(at) if workers <= 1 else supervise_monitored(child, workers, at)
 
 
 def begin_logging(loaded: Loaded) -> None:
@@ -134,13 +145,24 @@ def serve_here(
     *,
     announce: bool = False,
     started: Callable[[Runtime], object] | None = None,
+    monitor: str | None = None,
+    more: Callable[[], Iterable[Metric]] = lambda: (),
 ) -> int:
-    """Serve in this process until a signal; the exit status. `started` is given the runtime."""
+    """Serve in this process until a signal; the exit status. `started` is given the runtime.
+
+    `monitor`: the address at which to tell of the worker over HTTP; `more`: what to tell beside.
+
+    Raises:
+        ConfigError: that address is wrong, or in use.
+    """
     stopping = threading.Event()
+    told: Monitor | None = None
     in_main = threading.current_thread() is threading.main_thread()
     before = _on_signals(stopping) if in_main else {}
     try:
-        runtime = Runtime(service, brokers).start()
+        runtime = Runtime(service, brokers)
+        told = _monitored(runtime, monitor, more)
+        runtime.start()
         if started is not None:
             started(runtime)
         if announce:
@@ -154,8 +176,21 @@ def serve_here(
         finished = runtime.stop(DRAIN_TTL)
         return 0 if finished else 1
     finally:
+        if told is not None:
+            told.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _monitored(
+    runtime: Runtime, address: str | None, more: Callable[[], Iterable[Metric]]
+) -> Monitor | None:
+    if address is None:
+        return None
+    from mesh.monitoring.http import Monitor  # most services run without
+    from mesh.service.monitor import WorkerSource
+
+    return Monitor(address, WorkerSource(runtime, more)).start()
 
 
 def _announce(runtime: Runtime) -> None:
@@ -184,21 +219,66 @@ def _on_signals(stopping: threading.Event) -> dict[int, Any]:
 class Child:
     """One of the processes: its id while it runs, and when to start it again if it does not."""
 
-    __slots__ = ("failures", "pid", "start_at", "started_at")
+    __slots__ = ("body", "failures", "pid", "start_at", "started_at")
 
-    def __init__(self) -> None:
+    def __init__(self, body: Callable[[], int]) -> None:
+        self.body = body
         self.pid = 0
         self.start_at = 0.0
         self.started_at = 0.0
         self.failures = 0
 
 
+def supervise_monitored(
+    body: Callable[[str | None], int],
+    workers: int,
+    monitor: str | None,
+    watch: Callable[[], object] | None = None,
+) -> int:
+    """As `supervise`; each process is given the address at which to tell of itself, or None.
+
+    One more process tells of them all at the address `monitor`.
+    """
+    if monitor is None:
+        return supervise(lambda: body(None), workers, watch)
+    from mesh.monitoring.together import address_in
+
+    with tempfile.TemporaryDirectory(prefix="sage-mesh-") as name:
+        folder = Path(name)
+
+        def worker() -> int:
+            return body(address_in(folder, str(os.getpid())))
+
+        return supervise(worker, workers, watch, beside=lambda: _tell_together(monitor, folder))
+
+
+def _tell_together(address: str, folder: Path) -> int:
+    from mesh.monitoring.http import Monitor
+    from mesh.monitoring.together import Together
+
+    stopping = threading.Event()
+    _on_signals(stopping)
+    try:
+        monitor = Monitor(address, Together(folder)).start()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_CONFIG
+    while not stopping.wait(PARENT_CHECK) and os.getppid() == _supervisor:
+        pass
+    monitor.close()
+    return 0
+
+
 def supervise(
-    body: Callable[[], int], workers: int, watch: Callable[[], object] | None = None
+    body: Callable[[], int],
+    workers: int,
+    watch: Callable[[], object] | None = None,
+    beside: Callable[[], int] | None = None,
 ) -> int:
     """Keep `workers` processes running `body`, until a signal; the exit status.
 
-    `watch` is called about once a second: it may look for workers that hang, and kill them.
+    `beside` is run by one more process. `watch` is called about once a second: it may look for
+    workers that hang, and kill them.
 
     One that dies is started again, after a pause that grows while it keeps dying young. An exit
     status of 78 (a wrong configuration) ends them all: it would not get better.
@@ -216,7 +296,9 @@ def supervise(
     watched = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
     before = {number: signal.signal(number, note) for number in watched}
     wakeup_before = signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
-    children = [Child() for _ in range(workers)]
+    children = [Child(body) for _ in range(workers)]
+    if beside is not None:
+        children.append(Child(beside))
     status = 0
     told = 0
     try:
@@ -236,7 +318,7 @@ def supervise(
             if due and min(due) <= now:
                 for child in children:
                     if not child.pid and child.start_at <= now:
-                        _spawn(child, body, before)
+                        _spawn(child, before)
                 continue
             select.select([wake_in], [], [], max(0.0, min(due) - now) if due else PARENT_CHECK)
             with contextlib.suppress(BlockingIOError):
@@ -249,7 +331,7 @@ def supervise(
         os.close(wake_out)
 
 
-def _spawn(child: Child, body: Callable[[], int], handlers: dict[signal.Signals, Any]) -> None:
+def _spawn(child: Child, handlers: dict[signal.Signals, Any]) -> None:
     global _supervisor
     parent = os.getpid()
     sys.stdout.flush()
@@ -267,7 +349,7 @@ def _spawn(child: Child, body: Callable[[], int], handlers: dict[signal.Signals,
         _supervisor = parent
         die_with_parent(signal.SIGTERM)
         if os.getppid() == parent:
-            status = body()
+            status = child.body()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
     except BaseException:

@@ -24,6 +24,7 @@ from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from types import TracebackType
+from typing import Any
 
 from mesh.errors import ConfigError
 from mesh.protocol.messages import Body, Message
@@ -146,6 +147,28 @@ class Runtime:
     def counters(self) -> dict[str, int]:
         """What was dropped, refused or lost, by reason, since the start."""
         return dict(self._core.counters)
+
+    def look(self, timeout: float) -> dict[str, Any] | None:
+        """What the session knows, as plain data; None if nothing answers within `timeout` seconds.
+
+        `service`, `brokers` (registered at), `draining`, `in_hand` (by lane), `counters`.
+        """
+        found: dict[str, Any] = {}
+        done = threading.Event()
+
+        def look(now: float) -> None:
+            core = self._core
+            found.update(
+                service=self.service.name,
+                brokers=core.live,
+                draining=core.draining,
+                in_hand={name: lane.in_hand for name, lane in core.lanes.items()},
+                counters=dict(core.counters),
+            )
+            done.set()
+
+        self._command(look)
+        return found if done.wait(timeout) else None
 
     def set_lane(self, name: str, capacity: int, epoch: int = 0) -> None:
         """Serve `capacity` requests at a time in lane `name` from now on; 0 gives it up.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from mesh.settings.keys import Key, canonical, keys, value_of
 from mesh.settings.load import FILE_VARIABLE, Flags, Loaded, changed, load
 from mesh.settings.model import Settings
-from mesh.settings.rules import BOTH, CLIENTS, WORKERS, binds, brokers
+from mesh.settings.rules import BOTH, CLIENTS, WORKERS, binds, brokers, monitor_at
 from mesh.settings.text import default_yaml, schema, schema_text, show_rows, show_yaml
 from mesh.settings.values import Problem
 
@@ -33,6 +33,7 @@ __all__ = [
     "default_yaml",
     "keys",
     "load",
+    "monitor_at",
     "schema",
     "schema_text",
     "show_rows",

@@ -322,6 +322,29 @@ class Host(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Address(Kind):
+    """Where to serve HTTP."""
+
+    words = "HOST:PORT, as in 127.0.0.1:9090, or unix:PATH"
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        address = value.strip()
+        if address.startswith("unix:"):
+            if not address.removeprefix("unix:") or not address.isprintable():
+                raise ValueError
+            return address
+        parse_endpoint(f"tcp://{address}", bind=True)
+        if not address.rpartition(":")[2].isdecimal():
+            raise ValueError
+        return address
+
+    def form(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^\s*(unix:.+|[^\s/]+:[0-9]+)\s*$"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Endpoints(Kind):
     """Addresses, as a list or a text with one or several; `bind` are to listen at."""
 

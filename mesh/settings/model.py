@@ -11,6 +11,7 @@ from typing import Any
 
 from mesh.errors import ConfigError
 from mesh.settings.kinds import (
+    Address,
     Choice,
     Count,
     Duration,
@@ -393,16 +394,24 @@ class Discovery(Section):
 class Monitoring(Section):
     """Metrics and health checks over HTTP. Also: services.monitoring."""
 
-    enabled: bool | None = key(
-        Missing(what="metrics over HTTP", off=(False, None)),
+    enabled: bool = key(
+        Switch(),
         False,
-        "Serve metrics. Until then `sage-mesh status` has the figures.",
+        "Serve /health, /ready, /metrics and /status: `sage-mesh up` for all that it runs, a "
+        "broker or worker that is started alone for itself.",
     )
-    metrics_port: int | None = key(Missing(what="metrics over HTTP"), None, "The port for them.")
-    health_check_interval: float | None = key(
-        Missing(what="health checks over HTTP"),
+    metrics_port: int = key(Count(least=1, most=65535), 9090, "The TCP port for it, at 127.0.0.1.")
+    address: str | None = key(
+        Address(optional=True),
         None,
-        "Seconds between health checks. Heartbeats are in broker.heartbeat.",
+        "Where to serve it instead, enabled or not: HOST:PORT or unix:PATH. Whoever reaches an "
+        "address other than 127.0.0.1 can read the figures. Also: --monitor.",
+    )
+    health_check_interval: float = key(
+        Duration(least=0.1, most=DAY),
+        30.0,
+        "How often `sage-mesh up` calls every service to see that it answers. Heartbeats are in "
+        "broker.heartbeat.",
     )
 
 

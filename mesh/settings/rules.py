@@ -26,6 +26,13 @@ def binds(settings: Settings) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def monitor_at(settings: Settings) -> str | None:
+    """Where a process is to tell of itself over HTTP; None if nowhere."""
+    monitoring = settings.monitoring
+    own = f"127.0.0.1:{monitoring.metrics_port}" if monitoring.enabled else None
+    return monitoring.address or own
+
+
 def brokers(settings: Settings, role: str) -> tuple[str, ...]:
     """The brokers that peers of that role (clients or workers) are to connect to.
 

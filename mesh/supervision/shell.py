@@ -17,6 +17,7 @@ from typing import Any
 
 from mesh.cli.output import Failure
 from mesh.cli.processes import Process, broker_command, broker_environment
+from mesh.monitoring.together import address_in
 from mesh.protocol.endpoints import is_local
 from mesh.settings import Settings, binds
 from mesh.supervision.core import BROKER, NEVER, WORKER, Supervision
@@ -37,27 +38,47 @@ class Plan:
     count: int
 
 
-def plans(settings: Settings, config: str | None) -> dict[str, Plan]:
-    """Everything that the settings ask for, by name.
+def plans(settings: Settings, config: str | None, monitored: Path | None) -> dict[str, Plan]:
+    """Everything that the settings ask for, by name; what it tells of itself goes to `monitored`.
 
     `brokers` lists several brokers, if nothing says where the one of this file listens: one is
     started for each endpoint of this machine.
     """
-    extra = ["--config", config] if config is not None else []
     own = settings.broker
     several = () if own.bind or own.bind_clients or own.bind_workers else settings.brokers
     found: dict[str, Plan] = {}
+
+    def extra(name: str) -> list[str]:
+        where = [] if monitored is None else ["--monitor", address_in(monitored, name)]
+        return where + (["--config", config] if config is not None else [])
+
     if several:
         for number, endpoint in enumerate(filter(is_local, several), 1):
-            command = broker_command([endpoint], extra)
-            found[f"broker-{number}"] = Plan(BROKER, command, "listening ", 1)
+            name = f"broker-{number}"
+            found[name] = Plan(BROKER, broker_command([endpoint], extra(name)), "listening ", 1)
     else:
-        count = sum(map(len, binds(settings).values()))
-        found["broker-1"] = Plan(BROKER, broker_command([], extra), "listening ", count)
+        name, count = "broker-1", sum(map(len, binds(settings).values()))
+        found[name] = Plan(BROKER, broker_command([], extra(name)), "listening ", count)
     for service, processes in (("memory", settings.services.memory.processes),):
-        command = [sys.executable, "-P", "-m", "workers", service, *extra]
+        command = [sys.executable, "-P", "-m", "workers", service, *extra(service)]
         found[service] = Plan(WORKER, command, "serving ", processes)
     return found
+
+
+def monitored_in(folder: Path) -> Path:
+    """Where the children of the mesh in that run folder tell of themselves.
+
+    Raises:
+        Failure: the folder cannot be used.
+    """
+    path = folder / "monitor"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}", "name another folder: --run DIR") from None
+    for left_behind in path.glob("*.sock"):
+        left_behind.unlink()
+    return path
 
 
 def run_folder(settings: Settings, chosen: str | None) -> Path:
@@ -171,6 +192,10 @@ class Shell:
                 process.kill()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def missing(self) -> list[str]:
+        """Which children do not serve; from any thread."""
+        return [f"{m.name} is {m.state}" for m in self.core.members.values() if m.state != "ready"]
 
     def _do(self, action: str, name: str) -> None:
         self._tell({"event": action, "process": name})

@@ -7,16 +7,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mesh.errors import ConfigError
 from mesh.service import Runtime
-from mesh.service.process import EXIT_CONFIG, serve_here, supervise
-from mesh.settings import Settings
+from mesh.service.process import EXIT_CONFIG, serve_here, supervise_monitored
+from mesh.settings import Settings, monitor_at
 from workers.memory.backend import Backend
 from workers.memory.handler import MemoryHandler
 from workers.store import ProgressWatch
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 # The thread that writes and the one that reads take turns; Python's 5 ms is as long as ten commits.
 SWITCH_EVERY = 0.0005
@@ -47,7 +51,12 @@ def run(settings: Settings, brokers: Sequence[str]) -> int:
     make = backend_maker(settings)
     # Several, even if one is asked for: only another process can tell that the writer hangs.
     watch = Guard(Path(memory.data)).look if memory.backend == "lmdb" and memory.data else None
-    return supervise(lambda: serve(make, brokers, memory.timeout), memory.processes, watch)
+    return supervise_monitored(
+        lambda monitor: serve(make, brokers, memory.timeout, monitor),
+        memory.processes,
+        monitor_at(settings),
+        watch,
+    )
 
 
 def backend_maker(settings: Settings) -> Callable[[], Backend]:
@@ -78,8 +87,16 @@ def backend_maker(settings: Settings) -> Callable[[], Backend]:
     return lambda: LmdbBackend(data, size, eviction)
 
 
-def serve(make: Callable[[], Backend], brokers: Sequence[str], timeout: float | None = None) -> int:
-    """Serve in this process until a signal; the exit status. `timeout` bounds each call."""
+def serve(
+    make: Callable[[], Backend],
+    brokers: Sequence[str],
+    timeout: float | None = None,
+    monitor: str | None = None,
+) -> int:
+    """Serve in this process until a signal; the exit status. `timeout` bounds each call.
+
+    `monitor`: where to tell of itself over HTTP.
+    """
     sys.setswitchinterval(SWITCH_EVERY)
     try:
         handler = MemoryHandler(make())
@@ -94,7 +111,21 @@ def serve(make: Callable[[], Backend], brokers: Sequence[str], timeout: float | 
         if not method.stream:
             method.timeout = timeout
     handler.service.on_shutdown(handler.close)
-    return serve_here(handler.service, brokers, announce=True, started=started)
+    return serve_here(
+        handler.service,
+        brokers,
+        announce=True,
+        started=started,
+        monitor=monitor,
+        more=lambda: families(handler.backend),
+    )
+
+
+def families(backend: Backend) -> Iterable[Metric]:
+    """What to tell of `backend` over HTTP."""
+    from workers.memory import monitor  # most run without
+
+    return monitor.families(backend)
 
 
 class Guard:

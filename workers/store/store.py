@@ -40,6 +40,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from mesh.errors import StoreBusy, StoreError
+from mesh.monitoring.histogram import Histogram
 from workers.store import backup, format, place
 from workers.store.election import Election
 from workers.store.engine import Engine, ReadBlock
@@ -179,7 +180,13 @@ class Store:
     @property
     def counters(self) -> Counter[str]:
         """What happened how often in this process: see `Writer.counters`."""
-        return self._past + self._writer.counters if self._writer is not None else self._past
+        # Copied in one go: another thread may be counting.
+        return self._past + self._writer.counters.copy() if self._writer else self._past
+
+    @property
+    def flushes(self) -> Histogram:
+        """How long commits took while this process was the writer."""
+        return self._writer.flushes if self._writer is not None else Histogram()
 
     def elect(
         self, gained: Callable[[int], None], lost: Callable[[StoreError], None] | None = None

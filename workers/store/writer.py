@@ -17,11 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 
 import lmdb
 
 from mesh.errors import StoreBusy, StoreError, StoreFull
+from mesh.monitoring.histogram import Histogram
 from workers.store import format
 from workers.store.engine import Engine
 from workers.store.progress import ProgressFile
@@ -76,6 +78,8 @@ class Writer:
         self._ended: StoreError | None = None
         self.counters: Counter[str] = Counter()
         """What happened how often: `commits`, `jobs`, `failed`, `grown`, `full`, `reruns`, ..."""
+        self.flushes = Histogram()
+        """How long commits took."""
 
     def execute(self, jobs: Sequence[Job]) -> list[Any]:
         """Run `jobs` in order, together. Their outcomes, once they are durable.
@@ -155,12 +159,14 @@ class Writer:
         except BaseException:
             raw.abort()
             raise
+        begun = monotonic()
         try:
             raw.commit()
         except lmdb.BadTxnError:
             if nested:
                 raise
             raise _RaisedAfterWriting from None
+        self.flushes.observe(monotonic() - begun)
         self.counters["commits"] += 1
         for function in change.callbacks:
             function()

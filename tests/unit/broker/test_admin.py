@@ -8,6 +8,7 @@ import pytest
 
 from broker.state import CALL_OVERHEAD
 from mesh import errors
+from mesh.monitoring.histogram import Latency
 from mesh.protocol import payload
 from mesh.protocol.messages import ERROR, FINAL
 from tests.unit.broker.driver import Mesh, only
@@ -31,6 +32,10 @@ def test_status_of_an_empty_broker(mesh: Mesh) -> None:
         "accepted": 0,
         "finished": 0,
         "held_bytes": 0,
+        "octets_in": 0,
+        "octets_out": 0,
+        "streams": 0,
+        "heartbeats": 0,
         "counters": {},
     }
 
@@ -50,7 +55,17 @@ def test_status_of_a_busy_broker(mesh: Mesh) -> None:
             "credit": 1,
             "queued": 1,
             "oldest_age": 2.0,
-            "lanes": {"": {"ended": 0, "spent": 0.0}},
+            "lanes": {
+                "": {
+                    "in_flight": 1,
+                    "credit": 1,
+                    "queued": 1,
+                    "ended": 0,
+                    "failed": 0,
+                    "spent": 0.0,
+                    "latency": Latency().snapshot(),
+                }
+            },
         }
     ]
     assert found["workers"] == [
@@ -88,7 +103,9 @@ def test_status_counts_what_ended(mesh: Mesh) -> None:
     mesh.error(b"w1", 2, errors.REMOTE_ERROR)
     worker = status(mesh)["workers"][0]
     assert (worker["ended"], worker["errors"]) == (2, 1)
-    assert status(mesh)["services"][0]["lanes"] == {"": {"ended": 2, "spent": 4.0}}
+    lane = status(mesh)["services"][0]["lanes"][""]
+    assert (lane["ended"], lane["failed"], lane["spent"]) == (2, 1, 4.0)
+    assert lane["latency"]["total"]["sum"] == 4.0
 
 
 @pytest.mark.parametrize("method", [b"", b"stop", b"\xff"])

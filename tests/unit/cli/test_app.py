@@ -19,7 +19,7 @@ runner = CliRunner()
 def test_every_command_has_help_and_json() -> None:
     listed = runner.invoke(app, ["--help"])
     assert listed.exit_code == 0
-    for name in ("broker", "serve", "call", "status", "bench", "doctor", "version"):
+    for name in ("broker", "serve", "call", "status", "check", "bench", "doctor", "version"):
         assert name in listed.output
         shown = runner.invoke(app, [name, "--help"])
         assert shown.exit_code == 0

@@ -25,6 +25,7 @@ from mesh.settings import (
     default_yaml,
     keys,
     load,
+    monitor_at,
     schema,
     schema_text,
     show_rows,
@@ -158,6 +159,9 @@ def test_the_environment(variable: str, text: str, key: str, value: object) -> N
         ("services:\n  memory:\n", "services.memory", Memory()),
         ("services: {discovery: {type: static, address: null}}", "discovery.type", "static"),
         ("services: {monitoring: {enabled: false}}", "monitoring.enabled", False),
+        ("monitoring: {address: ' [::1]:9091 '}", "monitoring.address", "[::1]:9091"),
+        ("monitoring: {address: 'unix:/run/x.sock'}", "monitoring.address", "unix:/run/x.sock"),
+        ("monitoring: {address: null}", "monitoring.address", None),
         ("security: {rate_limiting: 0, auth_required: false}", "security.rate_limiting", 0),
         ("", "log_level", "info"),
         ("# nothing\n", "log_level", "info"),
@@ -172,8 +176,7 @@ def test_every_key_of_the_description_is_known_and_what_is_not_there_yet_is_refu
     write,
 ) -> None:
     refused = {
-        "discovery.type", "discovery.address", "monitoring.enabled", "monitoring.metrics_port",
-        "monitoring.health_check_interval", "security.tls_enabled", "security.auth_required",
+        "discovery.type", "discovery.address", "security.tls_enabled", "security.auth_required",
         "security.rate_limiting",
     }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
@@ -186,10 +189,12 @@ def test_every_key_of_the_description_is_known_and_what_is_not_there_yet_is_refu
 
 def test_what_the_description_asks_for_and_there_is_takes_effect(write) -> None:
     text = yaml.safe_load(BASIC + ADVANCED)
-    del text["services"]["discovery"], text["services"]["monitoring"], text["security"]
+    del text["services"]["discovery"], text["security"]
     text["broker"] = {"insecure": True}
     settings = loaded_from(write(yaml.safe_dump(text))).settings
     assert binds(settings)["both"] == ("tcp://0.0.0.0:8080",)
+    assert monitor_at(settings) == "127.0.0.1:9090"
+    assert settings.monitoring.health_check_interval == 30.0
     assert brokers(settings, WORKERS) == ("tcp://127.0.0.1:8080",)
     assert router_settings(settings).max_clients == 1000
     client = client_settings(settings)

@@ -226,20 +226,20 @@ FILES = {
         3,
         ["services.discovery.address", "'localhost:8500'", "remove it"],
     ),
-    "metrics": (
-        "services:\n  monitoring:\n    enabled: true",
-        3,
-        ["services.monitoring.enabled", "not available in this version", "set it to false"],
-    ),
     "a port for metrics": (
-        "monitoring:\n  metrics_port: 9090",
+        "services:\n  monitoring:\n    metrics_port: 90900",
+        3,
+        ["services.monitoring.metrics_port", "90900", "65535"],
+    ),
+    "no address for metrics": (
+        "monitoring:\n  address: localhost",
         2,
-        ["monitoring.metrics_port", "9090", "remove it"],
+        ["monitoring.address", "'localhost'", "HOST:PORT", "unix:PATH"],
     ),
     "health checks": (
-        "monitoring:\n  health_check_interval: 30",
+        "monitoring:\n  health_check_interval: 0",
         2,
-        ["monitoring.health_check_interval", "30", "remove it"],
+        ["monitoring.health_check_interval", "0 is not"],
     ),
     "the same key twice": (
         "broker:\n  grace: 1\n  grace: 2",
