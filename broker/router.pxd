@@ -4,6 +4,8 @@ from broker.queues cimport CreditPool, ExpiryWheel, FairQueue
 from broker.state cimport Call, Client, Lane, Seat, Service, Worker
 from mesh.protocol.messages cimport Message
 
+cdef long long OVERHEAD
+
 cdef class Router:
     cdef public object settings
     cdef public object broker_id

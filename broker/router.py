@@ -58,7 +58,6 @@ from mesh.protocol.messages import (
     HEARTBEAT,
     HELLO,
     IDEMPOTENT,
-    MORE,
     PARTIAL,
     RAW,
     READY,
@@ -70,6 +69,7 @@ from mesh.protocol.messages import (
 )
 
 RATE_EVERY = 0.1
+OVERHEAD = CALL_OVERHEAD  # its type is known in the compiled form
 STREAMED = frozenset({PARTIAL, CREDIT, CHUNK, END})
 
 
@@ -279,13 +279,13 @@ class Router:
         size = body_size(message.frames)
         queue = lane.queue
         if (
-            self.held_bytes + size + CALL_OVERHEAD > self.settings.max_held_bytes
+            self.held_bytes + size + OVERHEAD > self.settings.max_held_bytes
             or size > self.settings.max_body
             or self.draining_since is not None
         ) and not admission.fits(self, client, message, sequence, size):
             return
         idempotent = bool(message.flags & IDEMPOTENT) or (method is not None and method.idempotent)
-        size += CALL_OVERHEAD
+        size += OVERHEAD
         call = Call(client, lane, message, sequence, size, idempotent, now + timeout, now)
         if queue.length or not lane.pool.size:
             if not self._may_wait(call, timeout):
@@ -306,10 +306,8 @@ class Router:
     def _open(self, call: Call) -> None:
         call.client.calls[call.sequence] = call
         self.held_bytes += call.size
-        self.octets_in += call.size - CALL_OVERHEAD
+        self.octets_in += call.size - OVERHEAD
         self.accepted += 1
-        if call.flags & (STREAM | MORE):
-            self.streams += 1
 
     def _may_wait(self, call: Call, timeout: float) -> bool:
         """Whether `call` may join its queue; refuses it if not (bounded in length and in time)."""
@@ -505,7 +503,9 @@ class Router:
         if client.dialect != NATIVE:
             streams.partial_to_mdp(self, worker, call, message)
             return
-        call.started = True
+        if not call.started:
+            call.started = True
+            self.streams += 1
         call.credit -= message.credit or 1
         if call.credit < 0 or not call.flags & STREAM:
             text = "the worker sent more than was asked"

@@ -22,7 +22,9 @@ MAX_CREDIT = (1 << 32) - 1
 def partial_to_mdp(router: Router, worker: Worker, call: Call, message: Message) -> None:
     """A part of the answer for a client of MDP, which grants no credit."""
     if call.client.dialect != MDP01:
-        call.started = True
+        if not call.started:
+            call.started = True
+            router.streams += 1
         message.sequence = call.sequence
         message.service = asked_name(call)
         router.octets_out += body_size(message.frames)
@@ -81,7 +83,9 @@ def _credit_of_worker(router: Router, call: Call, message: Message) -> None:
     if not call.flags & MORE:
         router.count("dropped:credit_for_no_stream")
         return
-    call.started = True
+    if not call.started:
+        call.started = True
+        router.streams += 1
     message.credit = min(message.credit, MAX_CREDIT - call.chunk_credit)
     call.chunk_credit += message.credit
     message.incarnation = call.incarnation

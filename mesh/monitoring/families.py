@@ -75,7 +75,7 @@ def of_broker(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("held_octets", "Octets of the open requests.", status["held_bytes"])
     yield counter("requests_accepted", "Requests that the broker took.", status["accepted"])
     yield counter("requests_finished", "Requests that have ended, in any way.", status["finished"])
-    yield counter("streams", "Requests among them that stream.", status["streams"])
+    yield counter("streams", "Requests among them that have streamed.", status["streams"])
     yield counter("heartbeats", "Heartbeats of workers and clients.", status["heartbeats"])
     octets: Labels = {("in",): status["octets_in"], ("out",): status["octets_out"]}
     text = "Octets of the bodies of requests taken (in) and answers passed on (out)."

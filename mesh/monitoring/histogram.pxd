@@ -1,11 +1,14 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
 import cython
 
+cdef double FIRST
+cdef Py_ssize_t LAST
+
 cdef class Histogram:
     cdef public list counts
     cdef public double sum
 
-    @cython.locals(left="long long", bucket=Py_ssize_t)
+    @cython.locals(end=double, bucket=Py_ssize_t)
     cpdef observe(self, double seconds)
 
 cdef class Latency:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-SCALE = 65_536
-BOUNDS = tuple(2.0**power / SCALE for power in range(25))
+FIRST = 2.0**-16
+LAST = 25
+BOUNDS = tuple(FIRST * 2.0**power for power in range(LAST))
 """Upper ends of the buckets, in seconds: 15 us to 256 s, each twice the one before. One more bucket
 holds what is longer."""
 
@@ -16,15 +17,15 @@ class Histogram:
     __slots__ = ("counts", "sum")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
+        self.counts = [0] * (LAST + 1)
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""
-        left = int(seconds * 65_536)
+        end = FIRST
         bucket = 0
-        while left > 0 and bucket < 25:
-            left >>= 1
+        while seconds >= end and bucket < LAST:
+            end += end
             bucket += 1
         self.counts[bucket] += 1
         self.sum += seconds
