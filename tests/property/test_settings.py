@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mesh.errors import ConfigError
 from mesh.settings import keys, schema, show_yaml, value_of
 from mesh.settings.kinds import (
+    Address,
     Choice,
     Count,
     Duration,
@@ -66,6 +67,8 @@ def values(kind: Kind) -> st.SearchStrategy[Any]:
             found = st.from_regex(r"/[a-z#:' \"]{1,20}x", fullmatch=True)
         case Host():
             found = st.sampled_from(["127.0.0.1", "localhost", "::1", "[::1]"])
+        case Address():
+            found = st.sampled_from(["127.0.0.1:9090", "[::1]:0", "*:80", "unix:/run/a b.sock"])
         case Endpoints():
             found = st.lists(ENDPOINTS, max_size=3)
         case Url():
