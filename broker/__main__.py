@@ -7,7 +7,6 @@ SIGHUP             read the configuration file again, if there is one
 from __future__ import annotations
 
 import argparse
-import logging
 import secrets
 import signal
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from broker.config import Reloader, endpoints, log, router_settings
 from broker.router import Router
 from broker.server import Server, announce
+from mesh import logs
 from mesh.errors import ConfigError
 from mesh.settings import Settings, monitor_at
 from mesh.settings.flags import add_flags, chosen
@@ -53,10 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         loaded = choice.load()
         settings = loaded.settings
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        logs.begin(settings.log_level, settings.log_format)
         for note in loaded.notes:
             log.warning("%s", note)
         server = Server(

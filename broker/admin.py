@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from broker.state import Lane, Store
+from broker.state import Client, Lane, Store
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.messages import ERROR, FINAL, RAW, Body, Message
 
 if TYPE_CHECKING:
     from broker.router import Router
+
+SHOWN_CLIENTS = 50
 
 
 def answer(router: Router, message: Message, now: float) -> Message | None:
@@ -23,24 +26,38 @@ def answer(router: Router, message: Message, now: float) -> Message | None:
     if name == b"mesh.broker":
         if message.method == b"status":
             return Message(FINAL, frames=[payload.encode(status(router, now))])
-        text = payload.encode({"message": "the broker answers: status"})
+        if message.method == b"history":
+            return Message(FINAL, frames=[payload.encode(history(router, message, now))])
+        text = payload.encode({"message": "the broker answers: status, history"})
         return Message(ERROR, code=errors.METHOD_NOT_FOUND, frames=[text])
     return None
+
+
+def history(router: Router, message: Message, now: float) -> dict[str, Any]:
+    """What happened lately, after the number that the request names, if it names one."""
+    after = _argument(message)
+    return {
+        "broker": router.broker_id,
+        **router.history.told(now, after if type(after) is int and after > 0 else 0),
+    }
 
 
 def _subject(message: Message) -> bytes | None:
     """The name that an MMI request asks about: its body frame, or natively its first argument."""
     if not message.frames:
         return None
-    body = bytes(message.frames[0])
     if message.flags & RAW:
-        return body
+        return bytes(message.frames[0])
+    subject = _argument(message)
+    return subject.encode() if isinstance(subject, str) else subject
+
+
+def _argument(message: Message) -> Any:
+    """The first argument of a native request; None without one."""
     try:
-        arguments = payload.decode(body)[0]
-        subject = arguments[0]
+        return payload.decode(bytes(message.frames[0]))[0][0]
     except (errors.ProtocolError, LookupError, TypeError):
         return None
-    return subject.encode() if isinstance(subject, str) else subject
 
 
 def _mmi(router: Router, verb: bytes, subject: bytes | None) -> list[Body]:
@@ -106,6 +123,16 @@ def status(router: Router, now: float) -> dict[str, Any]:
         "services": services,
         "workers": workers,
         "clients": len(router.clients),
+        "busiest_clients": [
+            {
+                "name": client.name,
+                "host": client.host,
+                "pid": client.pid,
+                "open": len(client.calls),
+                "asked": client.asked,
+            }
+            for client in nlargest(SHOWN_CLIENTS, router.clients.values(), key=_asked)
+        ],
         "accepted": router.accepted,
         "finished": router.finished,
         "held_bytes": router.held_bytes,
@@ -128,6 +155,10 @@ def _lane(lane: Lane) -> dict[str, Any]:
         "spent": lane.spent,
         "latency": lane.latency.snapshot(),
     }
+
+
+def _asked(client: Client) -> int:
+    return client.asked
 
 
 def _store(store: Store) -> dict[str, object] | None:

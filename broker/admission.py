@@ -100,7 +100,7 @@ def refuse(
     retry_after: float | None = None,
 ) -> None:
     """Answer a request that is not accepted with an ERROR: the work has not started."""
-    router.count(f"refused:{CODE_NAMES[code]}")
+    router.happened(client.seen_at, f"refused:{CODE_NAMES[code]}", service=message.service)
     body: dict[str, object] = {"message": text}
     if retry_after is not None:
         body["retry_after"] = retry_after

@@ -19,7 +19,7 @@ _ROUTER_KEYS = {
     "mdp_lost_beats": "broker.mdp.lost_beats",
     "mdp_busy_timeout": "broker.mdp.busy_timeout",
 }
-_SHELL_KEYS = ("log_level", "services.memory.host", "services.memory.port")
+_SHELL_KEYS = ("log_level", "log_format", "services.memory.host", "services.memory.port")
 
 log = logging.getLogger("broker")
 

@@ -159,12 +159,14 @@ def worker_lost(router: Router, call: Call, text: str, now: float) -> None:
         start_over(router, call, "redispatched:worker_lost", now)
     else:
         call.losses += 1
+        name = call.lane.service.name
+        router.history.note(now, "failed:worker_lost", service=name, call=call)
         fail(router, call, errors.WORKER_LOST, text, started=True)
 
 
 def start_over(router: Router, call: Call, reason: str, now: float) -> None:
     """Another worker is to do `call` from the beginning; it may be done twice."""
-    router.count(reason)
+    router.happened(now, reason, service=call.lane.service.name, lane=call.lane.name, call=call)
     call.losses += 1
     if call.parts is not None:  # kept here, not forwarded: the next worker sends its own
         size = body_size(call.parts)

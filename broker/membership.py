@@ -46,9 +46,10 @@ def turn_away(
     *,
     code: int = errors.PROTOCOL,
     text: str = "",
+    service: bytes = b"",
 ) -> None:
     """Refuse a peer that is no worker: GOODBYE, then deaf to this connection."""
-    router.count(reason)
+    router.happened(now, reason, service=service)
     router.send(
         peer, Message(GOODBYE, code=code, frames=[text.encode("utf-8", "replace")] if text else ())
     )
@@ -71,7 +72,7 @@ def deafen(router: Router, peer: bytes, now: float) -> None:
 
 def remove(router: Router, worker: Worker, reason: str, now: float) -> None:
     """Forget `worker`; what it had in hand is given to others or ended (section 7)."""
-    router.count(reason)
+    router.happened(now, reason, worker=worker)
     del router.workers[worker.peer]
     service = worker.service
     del service.workers[worker.peer]
@@ -129,7 +130,7 @@ def resume_paused(router: Router, now: float) -> None:
             if worker.state == EJECTED:
                 worker.state = ACTIVE
                 worker.probing = True
-                router.count("probed")
+                router.happened(now, "probed", worker=worker)
             if worker.state == ACTIVE:
                 seat_all(router, worker, now)
 
@@ -177,7 +178,7 @@ def failed(router: Router, worker: Worker, code: int, now: float) -> None:
     worker.consecutive_errors = 0
     pause(router, worker, now + router.settings.eject_ttl * worker.ejections)
     worker.state = EJECTED
-    router.count("ejected")
+    router.happened(now, "ejected", worker=worker)
 
 
 def _ejected(router: Router, service: Service) -> list[Worker]:
@@ -196,7 +197,7 @@ def succeeded(router: Router, worker: Worker, now: float) -> None:
     if worker.probing:
         worker.probing = False
         worker.ejections = 0
-        router.count("restored")
+        router.happened(now, "restored", worker=worker)
         if worker.state == ACTIVE and not worker.paused_until:
             seat_all(router, worker, now)
 
@@ -264,7 +265,7 @@ def drain(router: Router, peer: bytes, message: Message, now: float) -> None:
     router.paused.pop(worker, None)
     worker.paused_until = 0.0
     unseat(worker)
-    router.count("drained")
+    router.happened(now, "drained", worker=worker)
     if worker.dialect == NATIVE:  # no request is on its way any more; 0 would be the broker's own
         router.send(peer, Message(DRAIN, credit=1))
     recall_ejected(router, worker.service, now)
@@ -329,13 +330,13 @@ def watch(router: Router, now: float, late_by: float) -> None:
             if worker.state == ACTIVE:
                 worker.state = SUSPECT
                 unseat(worker)
-                router.count("suspected")
+                router.happened(now, "suspected", worker=worker)
                 recall_ejected(router, worker.service, now)
             if worker.calls:  # each time: those who can take them may come later
                 endings.move_from_silent(router, worker, now)
         elif worker.state == SUSPECT:
             worker.state = ACTIVE
-            router.count("cleared")
+            router.happened(now, "cleared", worker=worker)
             if not worker.paused_until:
                 seat_all(router, worker, now)
         if now - worker.sent_at >= beat - 0.01:

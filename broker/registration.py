@@ -41,7 +41,7 @@ def greet(router: Router, peer: bytes, message: Message, now: float) -> None:
     if client is None:
         if admission.full(router):
             # Not turned away: what it asks for is refused one by one, and known not to have begun.
-            router.count("refused:max_connections")
+            router.happened(now, "refused:max_connections")
             return
         client = router.clients[peer] = Client(peer, NATIVE, now)
     client.name = _text(fields, "name")
@@ -86,6 +86,7 @@ def register(router: Router, peer: bytes, message: Message, now: float) -> None:
             "refused:other_store",
             now,
             code=errors.INVALID_ARGUMENT,
+            service=name,
             text=f"a second store for {text}: yours is {store}, but its workers here have {other}; "
             "open the same store, stop those workers, or use another service name",
         )
@@ -109,7 +110,7 @@ def register(router: Router, peer: bytes, message: Message, now: float) -> None:
     router.workers[peer] = worker
     service.workers[peer] = worker
     service.declare(worker, methods)
-    router.count("joined")
+    router.happened(now, "joined", worker=worker)
     if worker.dialect == NATIVE:
         router.send(peer, _welcome(router, worker.heartbeat))
         if router.draining_since is not None:
@@ -166,7 +167,7 @@ def _serve(router: Router, seat: Seat, window: int, epoch: int, now: float) -> N
     key = (lane.service.name, worker.store.uuid, lane.name)
     newest = router.claims.get(key, 0)
     if epoch < newest:
-        router.count("refused:old_epoch")
+        router.happened(now, "refused:old_epoch", worker=worker, lane=lane.name)
         _close(router, seat, newest, now)
         return
     _set_window(router, seat, window, now)
@@ -178,9 +179,10 @@ def _serve(router: Router, seat: Seat, window: int, epoch: int, now: float) -> N
     router.claims[key] = epoch
     if epoch == newest:
         return
+    router.happened(now, "took_over", worker=worker, lane=lane.name)
     for other in list(lane.seats.values()):
         if other is not seat and other.window:
-            router.count("closed:old_epoch")
+            router.happened(now, "closed:old_epoch", worker=other.worker, lane=lane.name)
             _close(router, other, epoch, now)
             endings.move_from_lane(router, other.worker, lane, now)
 

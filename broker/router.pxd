@@ -15,6 +15,7 @@ cdef class Router:
     cdef public dict expelled
     cdef public dict claims
     cdef public dict counters
+    cdef public object history
     cdef public long long accepted
     cdef public long long finished
     cdef public long long held_bytes

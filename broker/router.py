@@ -22,6 +22,7 @@ What every request needs is here; the other rules stand beside it, as functions 
     admission    which requests are taken           registration  how peers come in; lanes, claims
     endings      deadlines, losses, other workers   membership    heartbeats, ejection, leaving
     streams      parts, chunks and their credit     admin         what the broker itself answers
+    history      what happened lately
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from collections.abc import Callable
 from functools import partial
 
 from broker import admission, endings, membership, registration, streams
+from broker.history import History
 from broker.queues import CreditPool, ExpiryWheel, FairQueue
 from broker.state import (
     ACTIVE,
@@ -85,6 +87,7 @@ class Router:
         self.expelled: dict[bytes, float] = {}
         self.claims: dict[tuple[bytes, str, bytes], int] = {}  # by service, store and lane
         self.counters: dict[str, int] = {}
+        self.history = History()
         self.accepted = 0
         self.finished = 0
         self.held_bytes = 0
@@ -164,7 +167,7 @@ class Router:
                 text = "a part of the stream could not be delivered"
                 endings.fail_at_both(self, call, errors.WORKER_LOST, text)
             return
-        self.count("redispatched:undelivered")
+        self.happened(now, "redispatched:undelivered", worker=worker, call=call)
         membership.pause(self, worker, now + self.settings.refusal_pause)
         self._take_back(worker, call, now)
 
@@ -183,6 +186,7 @@ class Router:
         """Let time pass: expire calls, watch workers, measure rates."""
         if self.started_at is None:
             self.started_at = self._watched_at = now
+            self.history.note(now, "broker:started")
         if self.wheel.next_at() <= now:
             for call in self.wheel.due(now):
                 endings.due(self, call, now)
@@ -210,6 +214,7 @@ class Router:
         if self.draining_since is not None:
             return
         self.draining_since = now
+        self.happened(now, "broker:draining")
         for peers in (self.clients, self.workers):
             for peer, known in peers.items():
                 if known.dialect == NATIVE:
@@ -232,6 +237,20 @@ class Router:
     def count(self, reason: str, by: int = 1) -> None:
         self.counters[reason] = self.counters.get(reason, 0) + by
 
+    def happened(
+        self,
+        now: float,
+        what: str,
+        *,
+        worker: Worker | None = None,
+        service: bytes = b"",
+        lane: bytes = b"",
+        call: Call | None = None,
+    ) -> None:
+        """Count `what`, and remember it for the operator (`history`)."""
+        self.count(what)
+        self.history.note(now, what, worker=worker, service=service, lane=lane, call=call)
+
     def lane(self, service: Service, name: bytes) -> Lane:
         lane = service.lanes.get(name)
         if lane is None:
@@ -247,6 +266,7 @@ class Router:
             if client is None:
                 return
         client.seen_at = now
+        client.asked += 1
         sequence = message.sequence
         if not sequence:
             if client.dialect == NATIVE:
@@ -463,7 +483,7 @@ class Router:
             return
         worker, call = held
         if message.code == errors.NOT_STARTED:
-            self.count("redispatched:not_started")
+            self.happened(now, "redispatched:not_started", worker=worker, call=call)
             if worker.state == ACTIVE:
                 membership.pause(self, worker, now + self.settings.refusal_pause)
             if call.started or call.parts is not None:  # it cannot take back PARTIAL or CREDIT

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 from collections import deque
@@ -51,7 +52,11 @@ _NOT_FOR = {
     WORKERS: frozenset({HELLO, REQUEST}),
 }
 
+_ALARMING = frozenset({"lost", "expelled", "suspected", "ejected", "refused", "failed"})
 _TROUBLES = ("refused:handshake", "cut:endless_message", "dropped:oversize")
+
+
+log = logging.getLogger("broker")
 
 
 @dataclass(slots=True)
@@ -125,6 +130,7 @@ class Server:
         self._spin = spin
         self.drain_timeout = drain_timeout
         self._stop_signals = 0
+        self._reported = 0
         self._jobs: deque[Callable[[], None]] = deque()
         self._forms: dict[bytes, mdp.Form] = {}
         self._prune_at = MAX_FORMS
@@ -234,6 +240,8 @@ class Server:
                 self._account(port)
         if router.next_deadline() <= now:
             router.tick(now)
+        if router.history.last != self._reported:
+            self._report()
         self._flush(now)
         if not busy:
             self._wait(limit)
@@ -244,6 +252,14 @@ class Server:
                 self._receive(ports[0], found, now)
                 ports[0].guard.after(found, now)
                 self._flush(now)
+
+    def _report(self) -> None:
+        """Log what has happened since the last time: of each kind once a second at most."""
+        history = self.router.history
+        for entry in history.since(self._reported):
+            level = logging.WARNING if entry.event in _ALARMING else logging.INFO
+            log.log(level, "%s", entry.line(), extra={"facts": entry.facts()})
+        self._reported = history.last
 
     def _account(self, port: _Port) -> None:
         """Count what the port has refused, cut and dropped since the last time."""

@@ -8,6 +8,7 @@ cdef class Client:
     cdef public dict calls
     cdef public bint drained
     cdef public double seen_at
+    cdef public long long asked
     cdef public object name
     cdef public object host
     cdef public object pid

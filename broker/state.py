@@ -61,9 +61,9 @@ class RouterSettings:
 
 
 class Client:
-    """A peer that makes requests. `calls` are its open ones, by sequence."""
+    """A peer that makes requests, `asked` so far. `calls` are its open ones, by sequence."""
 
-    __slots__ = ("calls", "dialect", "drained", "host", "name", "peer", "pid", "seen_at")
+    __slots__ = ("asked", "calls", "dialect", "drained", "host", "name", "peer", "pid", "seen_at")
 
     def __init__(self, peer: bytes, dialect: int, now: float) -> None:
         self.peer = peer
@@ -71,6 +71,7 @@ class Client:
         self.calls: dict[int, Call] = {}
         self.drained = dialect != NATIVE
         self.seen_at = now
+        self.asked = 0
         self.name = ""
         self.host = ""
         self.pid = 0

@@ -25,12 +25,13 @@ _CLIENT: Final = _PURE | {
     "mesh.settings",
     "mesh.transport",
 }
-_SERVICE: Final = _CLIENT | {"mesh.client", "mesh.monitoring"}
+_SERVICE: Final = _CLIENT | {"mesh.client", "mesh.logs", "mesh.monitoring"}
 
 UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.errors": frozenset(),
     "mesh.compiled": frozenset(),
     "mesh.context": _PURE,
+    "mesh.logs": frozenset({"mesh.context"}),
     "mesh.protocol": _LOW | {"mesh.units"},
     "mesh.resilience": _PURE,
     "mesh.discovery": _PURE,

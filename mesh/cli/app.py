@@ -214,6 +214,52 @@ def status(
             raise typer.Exit(1)
 
 
+@app.command()
+def top(
+    brokers: Brokers = None,
+    sort: Annotated[
+        str, typer.Option(metavar="COLUMN", help="calls, errors, flight, queued, p50 or p99.")
+    ] = "calls",
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, over one interval.")] = False,
+    timeout: Timeout = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Show what is busy: services by lane, workers and clients, with rates and latencies.
+
+    Keys: c, e, f, q, 5 and 9 sort by calls, errors, in flight, queued, p50 and p99; x ends it.
+    """
+    from mesh.cli import top as view
+    from mesh.cli.endpoints import parse_all
+
+    with reporting(as_json, brokers or []) as output:
+        plan = view.Plan(parse_all(brokers or []), every, timeout, view.column(sort))
+        if not view.run(plan, output, once=once):
+            raise typer.Exit(1)
+
+
+@app.command()
+def history(
+    brokers: Brokers = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only the last 30s, 10m, 2h.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens from now on.")
+    ] = False,
+    timeout: Timeout = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Show what the mesh did: who joined, was lost, ejected, took over; what was shed, and why."""
+    from mesh.cli import history as view
+    from mesh.cli.endpoints import parse_all
+
+    with reporting(as_json, brokers or []) as output:
+        endpoints = parse_all(brokers or [])
+        if not view.run(endpoints, output, since=since, follow=follow, timeout=timeout):
+            raise typer.Exit(1)
+
+
 @app.command(epilog="Exit codes: 0 all is well, 1 something fails, 3 there are warnings.")
 def check(brokers: Brokers = None, timeout: Timeout = 2.0, as_json: Json = False) -> None:
     """Check that a running mesh does its work: brokers, services, workers, a real call.

@@ -22,6 +22,11 @@ _COLOURS = {"active": "green", "suspect": "yellow", "draining": "cyan", "ejected
 
 def fetch(endpoint: str, timeout: float) -> Status:
     """The status of the broker at `endpoint`; `{"endpoint", "error"}` if it cannot be had."""
+    return ask(endpoint, timeout, "status")
+
+
+def ask(endpoint: str, timeout: float, what: str, *args: Any) -> Status:
+    """What the broker at `endpoint` answers itself; `{"endpoint", "error"}` if it does not."""
     from mesh import connect
 
     reason = why_unreachable(endpoint, min(timeout, 1.0))
@@ -30,11 +35,11 @@ def fetch(endpoint: str, timeout: float) -> Status:
     try:
         with connect(endpoint) as mesh:
             bound = mesh.options(timeout=timeout, priority="system", retries=0)
-            found = bound.call("mesh.broker.status")
+            found = bound.call(f"mesh.broker.{what}", *args)
     except MeshError as error:
         return {"endpoint": endpoint, "error": str(error)}
     if not isinstance(found, dict):
-        return {"endpoint": endpoint, "error": "the answer is not a status map"}
+        return {"endpoint": endpoint, "error": "the answer is not a map"}
     return {"endpoint": endpoint, **found}
 
 
@@ -103,10 +108,10 @@ def render(found: Sequence[Status]) -> Group:
 
 def services_table(status: Status) -> Table:
     """One row per service: what is waiting and what is running."""
-    table = _table("service", "workers", "in flight", "credit", "queued", "oldest")
+    rows = table("service", "workers", "in flight", "credit", "queued", "oldest")
     for service in _rows(status.get("services")):
         workers = service.get("workers")
-        table.add_row(
+        rows.add_row(
             _text(service.get("name", "?")),
             count(workers),
             count(service.get("in_flight")),
@@ -115,17 +120,17 @@ def services_table(status: Status) -> Table:
             duration(service.get("oldest_age") or None),
             style=None if workers else "red",
         )
-    if not table.row_count:
-        table.add_row("(none)", *[""] * 5, style="dim")
-    return table
+    if not rows.row_count:
+        rows.add_row("(none)", *[""] * 5, style="dim")
+    return rows
 
 
 def workers_table(status: Status) -> Table:
     """One row per worker; what is not ready stands out."""
-    table = _table("worker of", "in flight", "credit", "ended", "errors", "age", "state", "where")
+    rows = table("worker of", "in flight", "credit", "ended", "errors", "age", "state", "where")
     for worker in _rows(status.get("workers")):
         state = str(worker.get("state", "?"))
-        table.add_row(
+        rows.add_row(
             _text(worker.get("service", "?")),
             count(worker.get("in_flight")),
             count(worker.get("credit")),
@@ -135,7 +140,7 @@ def workers_table(status: Status) -> Table:
             _text(state, _COLOURS.get(state, "yellow")),
             _text(f"{worker.get('host') or '?'}:{worker.get('pid') or '?'}"),
         )
-    return table
+    return rows
 
 
 def count(number: Any) -> str:
@@ -157,15 +162,16 @@ def duration(seconds: Any) -> str:
     return f"{hours} h {minutes % 60:02d} m" if days < 2 else f"{days} d {hours % 24:02d} h"
 
 
-def _table(*columns: str) -> Table:
+def table(*columns: str) -> Table:
+    """A plain table; what is no text stands to the right."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    texts = {"service", "worker of", "state", "where"}
+    rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    texts = {"service", "worker of", "client", "state", "where"}
     for column in columns:
-        table.add_column(column, justify="left" if column in texts else "right", no_wrap=True)
-    return table
+        rows.add_column(column, justify="left" if column in texts else "right", no_wrap=True)
+    return rows
 
 
 def _text(value: Any, style: str = "") -> Text:

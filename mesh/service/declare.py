@@ -115,7 +115,7 @@ class Method:
             return f"{self.service}.{self.name}{self.signature}: {error}"
         return ""
 
-    def report(self, error: BaseException) -> None:
+    def report(self, error: BaseException, request_id: str = "") -> None:
         """Log an exception that the handler did not foresee: with its trace the first time."""
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
@@ -131,6 +131,7 @@ class Method:
             self.name,
             type(error).__name__,
             exc_info=error,
+            extra={"request": request_id, "target": f"{self.service}.{self.name}"},
         )
 
 

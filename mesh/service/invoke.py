@@ -233,7 +233,7 @@ def failure(request: Request, error: BaseException, call: Arguments | None = Non
         if refused:
             fields = {"message": refused}
             return (FAIL, request, (errors.INVALID_ARGUMENT, fields), False)
-    return (FAIL, request, _wire(method, error), True)
+    return (FAIL, request, _wire(method, error, request.request_id), True)
 
 
 def item_failure(method: Method, error: BaseException, call: Arguments | None) -> ItemOutcome:
@@ -256,13 +256,13 @@ def _in_handler(error: BaseException, method: Method) -> bool:
     return False
 
 
-def _wire(method: Method, error: BaseException) -> tuple[int, dict[str, Any]]:
+def _wire(method: Method, error: BaseException, request_id: str = "") -> tuple[int, dict[str, Any]]:
     if isinstance(error, asyncio.CancelledError):
         return errors.CANCELLED, {"message": "cancelled"}
     text = "".join(traceback.format_exception(error)) if method.debug else ""
     code, fields = errors.to_wire(error, traceback=text)
     if code == errors.REMOTE_ERROR and not isinstance(error, CallError):
-        method.report(error)
+        method.report(error, request_id)
     try:
         payload.encode(fields)
     except InvalidArgument:

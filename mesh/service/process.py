@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from mesh import logs
 from mesh.errors import ConfigError
 from mesh.service.declare import Service
 from mesh.service.runtime import DRAIN_TTL, Runtime
@@ -89,11 +90,8 @@ def serve(
 
 
 def begin_logging(loaded: Loaded) -> None:
-    """Report on standard error at the level that the settings say; first, on the settings."""
-    logging.basicConfig(
-        level=loaded.settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    """Report on standard error as the settings say; first, on the settings."""
+    logs.begin(loaded.settings.log_level, loaded.settings.log_format)
     for note in loaded.notes:
         log.warning("%s", note)
 

@@ -29,6 +29,7 @@ from mesh.settings.kinds import (
 KB, MB, GB, TB = 1000, 1000**2, 1000**3, 1000**4
 MIB = 1024**2
 DAY = 86_400.0
+LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 BACKENDS = ("lmdb", "memory", "redis")
 EVICTIONS = ("s3-fifo", "allkeys-lru", "volatile-ttl", "noeviction")
@@ -424,6 +425,9 @@ class Settings(Section):
         "info",
         "What brokers and workers report on standard error.",
         live=True,
+    )
+    log_format: str = key(
+        Choice(names=LOG_FORMATS), "text", "How: text for people, json for one object a line."
     )
     brokers: tuple[str, ...] = key(
         Endpoints(),

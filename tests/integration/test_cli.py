@@ -173,7 +173,7 @@ def test_broker_and_serve_run_until_told_to_end(process: support.Start, as_json:
         said = json.loads(line.string)
         assert (said["event"], said["service"]) == ("serving", "cart")
         assert said["pid"] != service.pid
-        first = json.loads(broker.output().splitlines()[0])
+        first = next(json.loads(line) for line in broker.output().splitlines() if line[:1] == "{")
         assert first == {"event": "listening", "endpoint": where}
     for child in (service, broker):
         child.send_signal(signal.SIGTERM)
@@ -228,3 +228,27 @@ def test_children_of_bench_end_with_it(process: support.Start) -> None:
     child.kill()
     # The workers go first: nobody is left to answer them, so they drain at once.
     assert support.survivors(grace=5.0, naming="benchservice") == {}
+
+
+def test_history_and_top(process: support.Start) -> None:
+    def ask(*words: str) -> support.Child:
+        child = support.start_mesh(process, *words, "--broker", endpoint)
+        assert child.wait(timeout=20) == 0
+        return child
+
+    broker, (endpoint,) = support.start_broker(process, env={"SAGE_LOG_FORMAT": "json"})
+    follower = support.start_mesh(process, "history", "--follow", "--json", "--broker", endpoint)
+    worker = support.start_service(process, "examples.quickstart:cart", "--broker", endpoint)
+    ask("call", "cart.total", '{"tea": 1}')
+    (top,) = [json.loads(line) for line in ask("top", "--once", "--json").output().splitlines()]
+    assert [row["name"] for row in top["services"]] == ["cart"]
+    assert "cart" in ask("top", "--once", "--every", "0.2").output()
+    worker.kill()
+    lost = json.loads(follower.expect(r'^\{.*"event": "lost".*\}$')[0])
+    assert (lost["reason"], lost["service"]) == ("disconnected", "cart")
+    assert lost["worker"].startswith(f"pid {worker.pid} on ")
+    events = [json.loads(line) for line in ask("history", "--json").output().splitlines()]
+    assert [e["event"] for e in events if e.get("service")] == ["joined", "lost"]
+    assert "disconnected" in ask("history", "--since", "1h").output()
+    logged = [json.loads(line) for line in broker.output().splitlines() if line[:1] == "{"]
+    assert [e["level"] for e in logged if e.get("event") == "lost"] == ["warning"]

@@ -29,6 +29,7 @@ def test_status_of_an_empty_broker(mesh: Mesh) -> None:
         "services": [],
         "workers": [],
         "clients": 1,
+        "busiest_clients": [{"name": "", "host": "", "pid": 0, "open": 0, "asked": 1}],
         "accepted": 0,
         "finished": 0,
         "held_bytes": 0,
