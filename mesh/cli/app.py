@@ -114,15 +114,28 @@ Run = Annotated[
 
 
 @app.command()
-def up(config: Config = None, run_folder: Run = None, as_json: Json = False) -> None:
-    """Run brokers and the built-in workers, from one file, in the foreground.
+def up(
+    config: Config = None,
+    run_folder: Run = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once all is ready; it runs on.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="With --detach: seconds until all must be ready.")
+    ] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Run brokers and the built-in workers, from one file.
 
     What ends is started again. Ctrl-C or SIGTERM: workers drain, then brokers; a second: at once.
     """
     from mesh.cli import run
 
     with reporting(as_json) as output:
-        raise typer.Exit(run.up(config, run_folder, output))
+        if detach:
+            run.detach(config, run_folder, timeout, output)
+        else:
+            raise typer.Exit(run.up(config, run_folder, output))
 
 
 @app.command()
@@ -134,6 +147,30 @@ def down(
 
     with reporting(as_json):
         run.down(config, run_folder, timeout)
+
+
+@app.command()
+def rollout(
+    config: Config = None, run_folder: Run = None, timeout: Timeout = 600.0, as_json: Json = False
+) -> None:
+    """Replace all processes of the mesh that `up` has started, one by one, while it serves.
+
+    Workers first, each once its successor serves, then brokers. The configuration is read again.
+    The first that does not come to serve ends it; what was not replaced stays.
+    """
+    from mesh.cli import run
+
+    with reporting(as_json) as output:
+        run.rollout(config, run_folder, timeout, output)
+
+
+@app.command()
+def ps(config: Config = None, run_folder: Run = None, as_json: Json = False) -> None:
+    """Show the processes of the mesh that `up` has started."""
+    from mesh.cli import run
+
+    with reporting(as_json) as output:
+        run.members(config, run_folder, output)
 
 
 @app.command(

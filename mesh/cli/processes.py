@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
@@ -41,6 +41,7 @@ class Process:
             leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
             command = leash + command
         self.arguments = list(arguments)
+        self._apart = apart
         self._tell = tell
         self._child = subprocess.Popen(
             command,
@@ -105,7 +106,13 @@ class Process:
         return self._child.wait()
 
     def signal(self, number: int) -> None:
-        """Send it a signal; nothing happens if it has ended."""
+        """Send it a signal; nothing happens if it has ended.
+
+        SIGKILL reaches those that it has started too, if it is `apart`: stopped ones would stay.
+        """
+        if number == signal.SIGKILL and self._apart and self.running:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
         self._child.send_signal(number)
 
     def end(self, timeout: float = 10.0) -> int:
@@ -115,13 +122,12 @@ class Process:
             try:
                 self._child.wait(timeout)
             except subprocess.TimeoutExpired:
-                self._child.kill()
+                self.signal(signal.SIGKILL)
         return self._reap()
 
     def kill(self) -> int:
         """End it at once (SIGKILL), as a crash would. The exit code."""
-        if self.running:
-            self._child.send_signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         return self._reap()
 
     def __enter__(self) -> Process:

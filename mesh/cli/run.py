@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
 from mesh.cli.endpoints import why_unreachable
-from mesh.cli.output import USAGE, Output, clean
+from mesh.cli.output import USAGE, Failure, Output
 from mesh.cli.processes import broker_command, broker_environment
 
 # What a worker says when its configuration is wrong, so that nobody starts it again.
 EXIT_CONFIG = 78
 # Children end their own drains; only one that does not is killed.
 DRAIN_MARGIN = 10.0
+POLL_EVERY = 0.1
 
 
 def broker(binds: Sequence[str], extra: Sequence[str], output: Output) -> int:
@@ -73,16 +75,27 @@ def up(config: str | None, folder: str | None, output: Output) -> int:
     """
     from mesh import settings
     from mesh.supervision import shell
+    from mesh.supervision.control import Control
+    from mesh.supervision.view import View
 
     found = settings.load(config).settings
     where = shell.run_folder(found, folder)
-    tell = output.json if output.as_json else _tell
     address = settings.monitor_at(found)
     with ExitStack() as stack:
         stack.callback(os.close, shell.claim(where))
         monitored = shell.monitored_in(where) if address is not None else None
-        children = shell.plans(found, config, monitored)
-        mesh = shell.Shell(children, tell, found.broker.drain_timeout + DRAIN_MARGIN)
+
+        def plans() -> dict[str, shell.Plan]:
+            return shell.plans(settings.load(config).settings, config, monitored)
+
+        view = View(output)
+        tell = view.tell
+        mesh = shell.Shell(plans(), tell, found.broker.drain_timeout + DRAIN_MARGIN, plans)
+        view.show(mesh.told)
+        stack.callback(view.close)
+        control = Control(where, mesh.answer)
+        control.start()
+        stack.callback(control.close)
         if address is not None and monitored is not None:
             from mesh.monitoring.http import Monitor
             from mesh.monitoring.together import Together
@@ -115,23 +128,79 @@ def down(config: str | None, folder: str | None, timeout: float) -> None:
     shell.down(shell.run_folder(settings.load(config).settings, folder), timeout)
 
 
-def _tell(event: dict[str, Any]) -> None:
-    name = event.get("process", "mesh")
-    if event["event"] == "output":
-        text = event["text"]
-    elif event["event"] == "ended" and "restart_in" in event:
-        last = "; ".join(event["last_lines"])
-        text = f"ended ({event['status']}), again in {event['restart_in']} s: {last}"
-    elif event["event"] == "check":
-        reasons = [f"{each['name']}: {each['text']} ({each['hint']})" for each in event["failing"]]
-        text = "; ".join(reasons) if reasons else "all that was checked is well again"
-    elif event["event"] == "monitoring":
-        text = f"monitoring at {event['address']}"
+def detach(config: str | None, folder: str | None, timeout: float, output: Output) -> None:
+    """Have `up` run on by itself, and return once all is ready.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        Failure: it has ended, or is not ready within `timeout` seconds.
+    """
+    from mesh import settings
+    from mesh.supervision import control, shell
+
+    where = shell.run_folder(settings.load(config).settings, folder).resolve()
+    os.close(shell.claim(where))  # refuses if one runs already
+    command = [sys.executable, "-P", "-m", "mesh.cli", "up", "--run", str(where)]
+    command += ["--config", config] if config is not None else []
+    log = where / "up.log"
+    with log.open("ab") as file:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+    give_up_at = monotonic() + timeout
+    while True:
+        status = child.poll()
+        if status is not None:
+            last = log.read_text(errors="replace").splitlines()[-5:]
+            raise Failure(f"it has ended with status {status}: {'; '.join(last)}", f"see {log}")
+        with suppress(Failure):
+            members = control.ask(where, {"do": "members"}, 1.0)["members"]
+            if all(member["state"] == "ready" for member in members):
+                break
+        if monotonic() > give_up_at:
+            raise Failure(f"not all is ready after {timeout:g} s; it goes on", f"see {log}")
+        sleep(POLL_EVERY)
+    if output.as_json:
+        output.json({"pid": child.pid, "run": str(where), "log": str(log)})
     else:
-        text = str(event["event"])
-    # One write: the children's readers share the output.
-    sys.stdout.write(f"{name:<9} | {clean(text)}\n")
-    sys.stdout.flush()
+        output.value(f"the mesh runs (pid {child.pid}); its output is in {log}")
+
+
+def rollout(config: str | None, folder: str | None, timeout: float, output: Output) -> None:
+    """Replace all processes of a mesh, one by one.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        Failure: none runs, or the rollout was stopped.
+    """
+    from mesh import settings
+    from mesh.supervision import control, shell
+
+    where = shell.run_folder(settings.load(config).settings, folder)
+    answer = control.ask(where, {"do": "rollout"}, timeout)
+    if output.as_json:
+        output.json(answer)
+    else:
+        output.value(f"{answer['replaced']} processes were replaced")
+
+
+def members(config: str | None, folder: str | None, output: Output) -> None:
+    """Show what runs.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        Failure: none runs.
+    """
+    from mesh import settings
+    from mesh.supervision import control, shell
+    from mesh.supervision.view import render
+
+    where = shell.run_folder(settings.load(config).settings, folder)
+    answer = control.ask(where, {"do": "members"}, control.ASK_TTL)
+    if output.as_json:
+        output.json(answer)
+    else:
+        output.show(render(answer["members"]))
 
 
 def _exit_code(status: int) -> int:

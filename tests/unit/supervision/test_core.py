@@ -94,11 +94,99 @@ def test_a_hopeless_member_ends_everything() -> None:
     core = running()
     core.ended("w", 1.0, hopeless=True)
     assert step(core, 1.0) == [("drain", "b1"), ("drain", "b2")]
-    assert core.status == 1
+    assert core.status == 2
+
+
+def roll_to(core: Supervision, *, now: float) -> list[tuple[str, str]]:
+    """Begin a rollout; its first actions."""
+    assert core.roll()
+    return step(core, now)
+
+
+def test_a_rollout_replaces_workers_then_brokers_one_by_one() -> None:
+    core = running()
+    assert roll_to(core, now=20.0) == [("start", "w.2")]
+    assert core.outcome is None
+    assert not core.roll()
+    core.became_ready("w.2", 21.0)
+    assert step(core, 21.0) == [("drain", "w")]
+    core.ended("w", 22.0)
+    assert step(core, 22.0) == [("drain", "b1")]
+    assert core.members.keys() == {"b1", "b2", "w.2"}
+    core.ended("b1", 23.0)
+    assert step(core, 23.0) == [("start", "b1")]
+    core.became_ready("b1", 24.0)
+    assert step(core, 24.0) == [("drain", "b2")]
+    core.ended("b2", 25.0)
+    assert step(core, 25.0) == [("start", "b2")]
+    core.became_ready("b2", 26.0)
+    assert step(core, 26.0) == []
+    assert (core.outcome, core.rollout.replaced) == ("", 3)
+    assert roll_to(core, now=30.0) == [("start", "w.3")]
+
+
+def test_a_successor_that_fails_stops_the_rollout_and_the_old_one_stays() -> None:
+    core = running()
+    roll_to(core, now=20.0)
+    core.ended("w.2", 21.0, hopeless=True)
+    assert step(core, 21.0) == []
+    assert core.outcome == "w.2, the successor of w, ended before it served"
+    assert core.members["w"].state == "ready"
+    assert core.ready and not core.draining
+    assert core.roll()
+
+
+def test_a_successor_that_never_serves_is_killed_and_stops_the_rollout() -> None:
+    core = running()
+    roll_to(core, now=20.0)
+    assert step(core, 50.0) == [("kill", "w.2")]
+    core.ended("w.2", 50.1)
+    assert core.outcome
+    assert core.ready
+
+
+def test_a_broker_that_does_not_come_back_stops_the_rollout() -> None:
+    core = running()
+    roll_to(core, now=20.0)
+    core.became_ready("w.2", 20.0)
+    step(core, 20.0)
+    core.ended("w", 20.0)
+    step(core, 20.0)
+    core.ended("b1", 21.0)
+    step(core, 21.0)
+    core.ended("b1", 22.0)
+    assert core.outcome == "b1 ended before it served again"
+    assert step(core, core.next_deadline()) == [("start", "b1")]
+    assert core.members["b2"].state == "ready"
+
+
+def test_an_old_worker_that_crashes_while_its_successor_starts() -> None:
+    core = running()
+    roll_to(core, now=20.0)
+    core.ended("w", 20.5)
+    core.became_ready("w.2", 20.6)
+    assert step(core, 20.6) == [("drain", "b1")]
+    assert "w" not in core.members
+
+
+def test_an_end_in_the_middle_of_a_rollout() -> None:
+    core = running()
+    roll_to(core, now=20.0)
+    core.drain(20.5)
+    assert step(core, 20.5) == [("drain", "w"), ("drain", "w.2")]
+    assert core.outcome == "the mesh is being ended"
+
+
+def test_nothing_is_rolled_unless_all_is_ready() -> None:
+    core = make()
+    step(core, 0.0)
+    assert not core.roll()
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("red"), st.sampled_from(["b1", "b2", "w"]), st.floats(0, 9)))
+    st.lists(
+        st.tuples(st.sampled_from("redo"), st.sampled_from(["b1", "b2", "w"]), st.floats(0, 9))
+    )
 )
 def test_nothing_is_started_twice_and_all_ends(events: list[tuple[str, str, float]]) -> None:
     core, now, alive = make(), 0.0, set[str]()
@@ -112,20 +200,27 @@ def test_nothing_is_started_twice_and_all_ends(events: list[tuple[str, str, floa
             else:
                 assert name in alive
 
-    for event, name, pause in events:
+    for event, base, pause in events:
         now += pause
         act()
+        # Of those in one line of successors, the latest or the first.
+        line = sorted(name for name in alive if name.partition(".")[0] == base) or [base]
+        name = line[-1] if pause < 5 else line[0]
         if event == "r" and name in alive:
             core.became_ready(name, now)
         elif event == "e" and name in alive:
             alive.discard(name)
             core.ended(name, now)
-        elif event == "d" and name == "w":
+        elif event == "d" and base == "w":
             core.drain(now)
+        elif event == "o":
+            core.roll()
     core.drain(now)
     while alive:
         act()
-        for name in [n for n in alive if core.members[n].state == "draining"]:
+        for name in sorted(alive):
+            if core.members[name].state != "draining":
+                continue
             alive.discard(name)
             core.ended(name, now)
     assert core.done
