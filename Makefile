@@ -1,7 +1,8 @@
 # make run     starts the main examples           make check   linter, formatter, types
 # make test    runs the tests                     make bench   runs the benchmarks
 # make soak    runs also the tests of minutes     make format  rewrites the code in the house format
-# make clean   removes whatever make has made
+# make up      brings up a mesh and leaves it     make clean   removes whatever make has made
+# make down    ends it
 #
 # Everything happens in .venv, which is made at the first need. PYTHON=... chooses the interpreter,
 # ARGS=... is handed on to pytest, the example or the benchmark.
@@ -27,10 +28,10 @@ ifneq ($(VALID),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak check format bench clean
+.PHONY: help install run up down test soak check format bench clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST)) | head -n 4
+	@sed -n 's/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST)) | head -n 5
 
 install: $(STAMP)
 
@@ -44,6 +45,13 @@ $(STAMP): $(RECIPE)
 
 run: $(STAMP)
 	$(PY) -m examples $(ARGS)
+
+up: $(STAMP)
+	SAGE_MEMORY_DATA=$${SAGE_MEMORY_DATA:-.mesh/memory} SAGE_MONITORING_ENABLED=true \
+		$(PY) -m mesh.cli up --detach --config config/default.yaml --run .mesh/run $(ARGS)
+
+down: $(STAMP)
+	$(PY) -m mesh.cli down --config config/default.yaml --run .mesh/run
 
 test: $(STAMP)
 	$(PY) -m pytest $(ARGS)

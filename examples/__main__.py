@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from examples import pagecache
+from examples import wholemesh
 from examples.textmine.__main__ import main as textmine
 
 
@@ -15,7 +15,7 @@ def main() -> int:
     """Run both jobs; the exit code."""
     code = textmine(sys.argv[1:])
     print(flush=True)
-    return code or pagecache.main([])
+    return code or wholemesh.main([])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import accumulate
 from time import perf_counter, sleep
@@ -129,6 +130,13 @@ def quick_start(client: MemoryServiceClient, console: Console) -> None:
     console.print(f"  health: {client.health_check()['status']}")
 
 
+def start_service(stack: ExitStack) -> str:
+    """Start a memory service that ends with `stack`; its address."""
+    data = stack.enter_context(tempfile.TemporaryDirectory(prefix="pagecache-"))
+    service = MemoryService(port=0, data=data, cache_size="64MB", processes=2)
+    return stack.enter_context(service).address
+
+
 def kill_writer(address: str) -> int:
     """kill -9 of the process that writes the store; its number."""
     with connect(address) as mesh:
@@ -170,17 +178,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=12_000, help="in all (default: 12000)")
     parser.add_argument("--clients", type=int, default=2, help="client processes (default: 2)")
     parser.add_argument("--pages", type=int, default=400, help="different pages (default: 400)")
+    parser.add_argument("--address", help="of a memory service that runs (default: start one)")
+    parser.add_argument("--spare-writer", action="store_true", help="do not kill the writer")
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     texts = corpus.read(options.pages)
     threads = 8
 
-    with (
-        tempfile.TemporaryDirectory(prefix="pagecache-") as data,
-        MemoryService(port=0, data=data, cache_size="64MB", processes=2) as service,
-        MemoryServiceClient(service.address) as client,
-    ):
-        console.print(f"Memory service at {service.address}, 2 worker processes, data on disk")
+    with ExitStack() as stack:
+        address = options.address or start_service(stack)
+        client = stack.enter_context(MemoryServiceClient(address))
+        console.print(f"Memory service at {address}, 2 worker processes, data on disk")
+        client.clear()
         quick_start(client, console)
         client.clear()
 
@@ -190,11 +199,12 @@ def main(arguments: list[str] | None = None) -> int:
         with ProcessPoolExecutor(options.clients, mp_context=context) as pool:
             share = options.requests // options.clients
             running = [
-                pool.submit(serve, service.address, texts, share, threads, seed)
+                pool.submit(serve, address, texts, share, threads, seed)
                 for seed in range(options.clients)
             ]
             half_way(client, options.requests, running)
-            console.print(f"  [yellow]![/] writer {kill_writer(service.address)} killed")
+            if not options.spare_writer:
+                console.print(f"  [yellow]![/] writer {kill_writer(address)} killed")
             for one in running:
                 served.add(one.result())
         took = perf_counter() - begun

@@ -55,6 +55,9 @@ def _broker(endpoint: str, status: Status, took: float) -> Finding:
     if status["draining"]:
         return Finding(name, WARN, "is leaving", "start its successor, if none runs yet")
     text = f"answers in {1000 * took:.0f} ms, {len(status['workers'])} workers"
+    if not status["workers"]:
+        hint = "start some: `sage-mesh serve`, `sage-mesh up`; those that run come back in a moment"
+        return Finding(name, WARN, "answers, but no worker is registered", hint)
     if took > SLOW:
         return Finding(name, WARN, text, "it is busy or far away: look at `sage-mesh status`")
     return Finding(name, OK, text)

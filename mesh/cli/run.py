@@ -145,7 +145,12 @@ def detach(config: str | None, folder: str | None, timeout: float, output: Outpu
     log = where / "up.log"
     with log.open("ab") as file:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            command,
+            env={**os.environ, **broker_environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
     give_up_at = monotonic() + timeout
     while True:

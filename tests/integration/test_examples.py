@@ -90,6 +90,21 @@ def test_the_page_cache(process: support.Start) -> None:
     assert re.search(r"^OK: .*3,200 requests, 0 failed", text, re.M)
 
 
+def test_a_whole_mesh(process: support.Start) -> None:
+    """From one file: used, its writer killed, all of it replaced under load, looked at, ended."""
+    words = ("--requests", "2400", "--pages", "100")
+    child = process(sys.executable, "-m", "examples.wholemesh", *words)
+    assert child.wait(timeout=55) == 0
+    text = child.output()
+    assert re.search(r"writer \d+ killed", text)
+    assert "2 processes were replaced" in text
+    assert "took_over" in text
+    assert "sage_mesh_answers_total" in text
+    assert len(re.findall(r"^OK: .* 0 failed", text, re.M)) == 2
+    assert re.search(r"^OK: a mesh from one file", text, re.M)
+    assert support.survivors(grace=5.0, naming="wholemesh") == {}
+
+
 def test_what_is_wrong_in_the_cache_is_found() -> None:
     class Store:
         """A cache with one wrong counter, one unknown counter and one wrong page."""

@@ -27,13 +27,30 @@ def status(*services: dict[str, Any], workers: Any = (), **facts: Any) -> dict[s
     return {"draining": False, "services": list(services), "workers": list(workers), **facts}
 
 
+OTHERS = [worker(service="x")]
 WELL = status(service(), workers=[worker()])
 CASES: dict[str, tuple[dict[str, dict[str, Any]], str, str, str]] = {
     "away": ({A: {"error": "Connection refused"}}, FAIL, f"broker {A}", "sage-mesh broker"),
+    "empty": ({A: status()}, WARN, f"broker {A}", "sage-mesh serve"),
     "draining": ({A: {**WELL, "draining": True}}, WARN, f"broker {A}", "successor"),
-    "no workers": ({A: status(service(workers=0, queued=9))}, FAIL, "service cart", "serve"),
-    "old": ({A: status(service(oldest_age=60.0))}, WARN, "service cart", "sage-mesh status"),
-    "at one only": ({A: WELL, B: status()}, WARN, "service cart", "every broker"),
+    "no workers": (
+        {A: status(service(workers=0, queued=9), workers=OTHERS)},
+        FAIL,
+        "service cart",
+        "serve",
+    ),
+    "old": (
+        {A: status(service(oldest_age=60.0), workers=OTHERS)},
+        WARN,
+        "service cart",
+        "sage-mesh status",
+    ),
+    "at one only": (
+        {A: WELL, B: status(workers=[worker(service="x")])},
+        WARN,
+        "service cart",
+        "every broker",
+    ),
     "suspect": (
         {A: status(service(), workers=[worker(state="suspect")])},
         WARN,
