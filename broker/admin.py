@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from broker.state import Client, Lane, Store
+from broker.state import Client, Lane, Method, Service, Store
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.messages import ERROR, FINAL, RAW, Body, Message
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from broker.router import Router
 
 SHOWN_CLIENTS = 50
+SHOWN_METHODS = 100
+SHOWN_ID = 32
 
 
 def answer(router: Router, message: Message, now: float) -> Message | None:
@@ -91,6 +93,7 @@ def status(router: Router, now: float) -> dict[str, Any]:
                     lane.name.decode("utf-8", "replace"): _lane(lane)
                     for lane in service.lanes.values()
                 },
+                "busiest_methods": _methods(service),
             }
         )
     workers = [
@@ -125,6 +128,7 @@ def status(router: Router, now: float) -> dict[str, Any]:
         "clients": len(router.clients),
         "busiest_clients": [
             {
+                "id": client.peer[:SHOWN_ID].hex(),
                 "name": client.name,
                 "host": client.host,
                 "pid": client.pid,
@@ -142,6 +146,22 @@ def status(router: Router, now: float) -> dict[str, Any]:
         "heartbeats": router.heartbeats,
         "counters": dict(router.counters),
     }
+
+
+def _methods(service: Service) -> dict[str, dict[str, Any]]:
+    busiest = nlargest(SHOWN_METHODS, service.methods.items(), key=_ended)
+    return {
+        name.decode("utf-8", "replace"): {
+            "ended": method.ended,
+            "failed": method.failed,
+            "spent": method.spent,
+        }
+        for name, method in busiest
+    }
+
+
+def _ended(named: tuple[bytes, Method]) -> int:
+    return named[1].ended
 
 
 def _lane(lane: Lane) -> dict[str, Any]:

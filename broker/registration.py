@@ -245,6 +245,7 @@ def _place(router: Router, call: Call, service: Service, now: float) -> None:
     """Let the waiting `call` wait where `service` wants it."""
     method = service.methods.get(call.message.method) if call.message is not None else None
     lane = lane_for(router, service, call.client, method)
+    call.method = method
     call.idempotent = call.idempotent or (method is not None and method.idempotent)
     if lane is not call.lane:
         call.lane.queue.remove(call)

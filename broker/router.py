@@ -307,6 +307,7 @@ class Router:
         idempotent = bool(message.flags & IDEMPOTENT) or (method is not None and method.idempotent)
         size += OVERHEAD
         call = Call(client, lane, message, sequence, size, idempotent, now + timeout, now)
+        call.method = method
         if queue.length or not lane.pool.size:
             if not self._may_wait(call, timeout):
                 return
@@ -400,6 +401,10 @@ class Router:
         lane.ended += 1
         lane.spent += now - call.queued_at
         lane.latency.observe(call.queued_at, call.given_at, now)
+        method = call.method
+        if method is not None:
+            method.ended += 1
+            method.spent += now - call.queued_at
         worker.ended += 1
         if worker.state == ACTIVE and not worker.paused_until:
             if worker.probing:
@@ -493,6 +498,8 @@ class Router:
             return
         worker.errors += 1
         call.lane.failed += 1
+        if call.method is not None:
+            call.method.failed += 1
         membership.failed(self, worker, message.code, now)
         self._finish_with_error(worker, call, message, now)
 

@@ -17,6 +17,7 @@ cdef class Call:
     cdef public Client client
     cdef public Lane lane
     cdef public Message message
+    cdef public Method method
     cdef public object incarnation
     cdef public object sequence
     cdef public int flags
@@ -83,6 +84,15 @@ cdef class Lane:
     cdef public double rate
     cdef public double rate_at
     cdef public long long rate_ended
+
+cdef class Method:
+    cdef public bytes lane
+    cdef public bint idempotent
+    cdef public long long ended
+    cdef public long long failed
+    cdef public double spent
+
+    cpdef bint same(self, Method other)
 
 cdef class Service:
     cdef public bytes name

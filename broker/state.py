@@ -101,6 +101,7 @@ class Call:
         "lane",
         "losses",
         "message",
+        "method",
         "parts",
         "priority",
         "queued_at",
@@ -128,6 +129,7 @@ class Call:
         self.message: Message | None = message
         self.incarnation = message.incarnation
         self.sequence = sequence
+        self.method: Method | None = None
         self.flags = message.flags
         self.priority = message.priority
         self.size = size
@@ -274,12 +276,21 @@ class Lane:
         self.rate_ended = 0
 
 
-@dataclass(slots=True)
 class Method:
-    """What a service declared of a method."""
+    """What a service declared of a method, and how its calls ended: `spent` as in `Lane`."""
 
-    lane: bytes = b""
-    idempotent: bool = False
+    __slots__ = ("ended", "failed", "idempotent", "lane", "spent")
+
+    def __init__(self, lane: bytes = b"", idempotent: bool = False) -> None:
+        self.lane = lane
+        self.idempotent = idempotent
+        self.ended = 0
+        self.failed = 0
+        self.spent = 0.0
+
+    def same(self, other: Method) -> bool:
+        """Whether both declare the same."""
+        return self.lane == other.lane and self.idempotent == other.idempotent
 
 
 class Service:
@@ -313,7 +324,9 @@ class Service:
         worker.declared = tuple(methods)
         for name, method in methods.items():
             known = self.methods.get(name)
-            mine = known if known == method and known is not None else method  # one for all alike
+            mine = (
+                known if known is not None and known.same(method) else method
+            )  # one for all alike
             self.methods[name] = mine
             self.declarations.setdefault(name, OrderedDict())[worker] = mine
 

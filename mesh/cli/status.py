@@ -168,7 +168,7 @@ def table(*columns: str) -> Table:
     from rich.table import Table
 
     rows = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    texts = {"service", "worker of", "client", "process", "state", "serves", "where"}
+    texts = {"service", "method", "worker of", "client", "process", "state", "serves", "where"}
     for column in columns:
         rows.add_column(column, justify="left" if column in texts else "right", no_wrap=True)
     return rows

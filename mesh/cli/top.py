@@ -35,7 +35,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Row:
-    """A lane of a service, a worker, or a client. Rates are per second, times in seconds."""
+    """A lane of a service, a method, a worker or a client. Rates per second, times in seconds."""
 
     name: str
     calls: float = 0.0
@@ -44,6 +44,7 @@ class Row:
     queued: int = 0
     p50: float = 0.0
     p99: float = 0.0
+    mean: float = 0.0
     state: str = ""
 
 
@@ -52,6 +53,7 @@ class Frame:
     """What one look shows."""
 
     services: list[Row] = field(default_factory=list)
+    methods: list[Row] = field(default_factory=list)
     workers: list[Row] = field(default_factory=list)
     clients: list[Row] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -145,6 +147,7 @@ def compare(before: Sequence[Status], after: Sequence[Status], every: float, sor
     frame = Frame()
     lanes: dict[str, Row] = {}
     counts: dict[str, list[int]] = {}
+    methods: dict[str, Row] = {}
     for old, new in zip(before, after, strict=True):
         if "error" in new:
             frame.failed[new["endpoint"]] = new["error"]
@@ -155,6 +158,7 @@ def compare(before: Sequence[Status], after: Sequence[Status], every: float, sor
         if not old["services"] and not old["workers"]:
             seconds = max(1e-3, new["uptime"])
         _add_lanes(lanes, counts, old, new, seconds)
+        _add_methods(methods, old, new, seconds)
         known = {_worker(w): w for w in old["workers"]}
         for worker in new["workers"]:
             past = known.get(_worker(worker), {"ended": 0, "errors": 0})
@@ -163,15 +167,15 @@ def compare(before: Sequence[Status], after: Sequence[Status], every: float, sor
             frame.workers.append(
                 Row(_worker(worker), calls, errors, worker["in_flight"], state=worker["state"])
             )
-        asked = {_client(c): c["asked"] for c in old["busiest_clients"]}
+        asked = {client["id"]: client["asked"] for client in old["busiest_clients"]}
         for client in new["busiest_clients"]:
-            name = _client(client)
-            calls = max(0, client["asked"] - asked.get(name, 0)) / seconds
-            frame.clients.append(Row(name, calls, flight=client["open"]))
+            calls = max(0, client["asked"] - asked.get(client["id"], 0)) / seconds
+            frame.clients.append(Row(_client(client), calls, flight=client["open"]))
     for name, row in lanes.items():
         row.p50, row.p99 = quantile(counts[name], 0.5), quantile(counts[name], 0.99)
     frame.services = list(lanes.values())
-    for rows in (frame.services, frame.workers, frame.clients):
+    frame.methods = list(methods.values())
+    for rows in (frame.services, frame.methods, frame.workers, frame.clients):
         rows.sort(key=lambda row: (-getattr(row, sort), row.name))
     return frame
 
@@ -193,6 +197,23 @@ def _add_lanes(
             earlier = past["latency"]["total"]["counts"] if past else [0] * len(total)
             sums = counts.setdefault(name, [0] * len(total))
             counts[name] = [s + b - a for s, a, b in zip(sums, earlier, total, strict=True)]
+
+
+def _add_methods(rows: dict[str, Row], old: Status, new: Status, seconds: float) -> None:
+    known = {service["name"]: service["busiest_methods"] for service in old["services"]}
+    for service in new["services"]:
+        for method, facts in service["busiest_methods"].items():
+            past = known.get(service["name"], {}).get(method)
+            if past is None or past["ended"] > facts["ended"]:
+                past = {"ended": 0, "failed": 0, "spent": 0.0}
+            name = f"{service['name']}.{method}"
+            row = rows.setdefault(name, Row(name))
+            calls = (facts["ended"] - past["ended"]) / seconds
+            spent = (facts["spent"] - past["spent"]) / seconds
+            if row.calls + calls:
+                row.mean = (row.mean * row.calls + spent) / (row.calls + calls)
+            row.calls += calls
+            row.errors += (facts["failed"] - past["failed"]) / seconds
 
 
 def _worker(worker: dict[str, Any]) -> str:
@@ -223,6 +244,14 @@ def render(frame: Frame, sort: str) -> Group:
             duration(row.p50 or None),
             duration(row.p99 or None),
         )
+    methods = table("method", "calls/s", "errors/s", "mean")
+    for row in [row for row in frame.methods if row.calls][:SHOWN]:
+        methods.add_row(
+            Text(clean(row.name)),
+            _rate(row.calls),
+            _rate(row.errors),
+            duration(row.mean or None),
+        )
     workers = table("worker of", "calls/s", "errors/s", "in flight", "state")
     for row in frame.workers[:SHOWN]:
         workers.add_row(
@@ -235,7 +264,7 @@ def render(frame: Frame, sort: str) -> Group:
     clients = table("client", "calls/s", "open")
     for row in frame.clients[:SHOWN]:
         clients.add_row(Text(clean(row.name)), _rate(row.calls), count(row.flight))
-    for each in (services, workers, clients):
+    for each in (services, methods, workers, clients):
         if each.row_count:
             parts += [Text(), each]
     return Group(*parts)

@@ -86,6 +86,7 @@ def of_broker(status: Mapping[str, Any]) -> Iterator[Metric]:
     services = sorted(status["services"], key=lambda service: not service["workers"])
     yield from _of_workers(services, status["workers"])
     yield from _of_lanes(services)
+    yield from _of_methods(services)
 
 
 def _of_workers(
@@ -145,6 +146,23 @@ def _of_lanes(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     for key, (counts, total) in latency.items():
         family.add_metric(key, cumulated(counts), total)
     yield family
+
+
+def _of_methods(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    shown = _Shown()
+    labels = ("service", "method")
+    answers: Labels = defaultdict(float)
+    seconds: Labels = defaultdict(float)
+    for service in services:
+        for method, facts in service["busiest_methods"].items():
+            which = shown(service["name"], method)
+            answers[(*which, "error")] += facts["failed"]
+            answers[(*which, "ok")] += facts["ended"] - facts["failed"]
+            seconds[which] += facts["spent"]
+    text = "What workers have answered by method, by outcome."
+    yield labelled(CounterMetricFamily, "method_answers", text, (*labels, "outcome"), answers)
+    text = "Seconds from arrival to answer, of all answers by method together."
+    yield labelled(CounterMetricFamily, "method_seconds", text, labels, seconds)
 
 
 def cumulated(counts: Iterable[int]) -> list[tuple[str, float]]:

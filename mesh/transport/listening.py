@@ -48,14 +48,15 @@ log = logging.getLogger("mesh.transport")
 
 
 class _Guest:
-    """An accepted connection."""
+    """An accepted connection. `spoke`: it has sent something."""
 
-    __slots__ = ("connection", "handshake", "until")
+    __slots__ = ("connection", "handshake", "spoke", "until")
 
     def __init__(self, connection: net.socket, until: float) -> None:
         self.connection = connection
         self.handshake = Handshake(b"ROUTER", PEERS)
         self.until = until
+        self.spoke = False
 
 
 class DirectBound:
@@ -217,8 +218,11 @@ class DirectBound:
         except OSError:
             data = b""
         if data:
+            guest.spoke = True
             shaking.receive(data)
-        if not data or shaking.failed:
+        if not data and not guest.spoke:  # it only looked whether somebody listens
+            self._let_go(fd, guest)
+        elif not data or shaking.failed:
             self._turn_away(fd, guest)
         elif shaking.done:
             del self._guests[fd]
@@ -229,6 +233,9 @@ class DirectBound:
 
     def _turn_away(self, fd: int, guest: _Guest) -> None:
         self.handshake_failures += 1
+        self._let_go(fd, guest)
+
+    def _let_go(self, fd: int, guest: _Guest) -> None:
         del self._guests[fd]
         guest.connection.close()
 

@@ -76,7 +76,7 @@ def test_the_python_blocks(name: str, process: support.Start, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", READMES)
 def test_the_shell_blocks(name: str, process: support.Start) -> None:
-    two_commands, five_minutes = (commands(block) for block in blocks(name, "sh"))
+    two_commands, five_minutes, _ = (commands(block) for block in blocks(name, "sh"))
     makefile = (ROOT / "Makefile").read_text()
     for line in two_commands:
         make, target = line.split()
@@ -102,3 +102,33 @@ def test_the_shell_blocks(name: str, process: support.Start) -> None:
             assert done.returncode == 0, done.report()
             if "call" in words:
                 assert "tea" in done.output()
+
+
+def test_the_block_of_a_whole_mesh(process: support.Start, tmp_path: Path) -> None:
+    up, *rest = commands(blocks("README.md", "sh")[2])
+    assert up == "make up"
+    recipe = re.search(r"^up:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    assert recipe is not None and "up --detach --config config/default.yaml" in recipe[1]
+    config = ("--config", str(ROOT / "config" / "default.yaml"), "--run", str(tmp_path / "run"))
+    port = str(support.free_port())
+    environment = {
+        "SAGE_MEMORY_DATA": str(tmp_path / "data"),
+        "SAGE_SERVICE_PORT": port,
+        "SAGE_BROKERS": f"tcp://127.0.0.1:{port}",
+        "SAGE_MONITORING_METRICS_PORT": str(support.free_port()),
+    }
+    started = support.start_mesh(process, "up", "--detach", *config, env=environment)
+    assert started.wait(timeout=40) == 0, started.report()
+    try:
+        for line in rest:
+            command, *words = shlex.split(line.replace(".mesh/run", str(tmp_path / "run")))
+            assert command == "sage-mesh"
+            child = support.start_mesh(process, *words, env=environment)
+            if words == ["top"]:
+                child.expect("memory writer")
+                child.stop()
+            else:
+                assert child.wait(timeout=40) == 0, child.report()
+    finally:
+        down = support.start_mesh(process, "down", *config, env=environment)
+        assert down.wait(timeout=40) == 0, down.report()

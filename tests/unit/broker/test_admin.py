@@ -29,7 +29,9 @@ def test_status_of_an_empty_broker(mesh: Mesh) -> None:
         "services": [],
         "workers": [],
         "clients": 1,
-        "busiest_clients": [{"name": "", "host": "", "pid": 0, "open": 0, "asked": 1}],
+        "busiest_clients": [
+            {"id": b"admin".hex(), "name": "", "host": "", "pid": 0, "open": 0, "asked": 1}
+        ],
         "accepted": 0,
         "finished": 0,
         "held_bytes": 0,
@@ -67,6 +69,7 @@ def test_status_of_a_busy_broker(mesh: Mesh) -> None:
                     "latency": Latency().snapshot(),
                 }
             },
+            "busiest_methods": {},
         }
     ]
     assert found["workers"] == [
@@ -118,3 +121,22 @@ def test_the_broker_has_no_other_methods(mesh: Mesh, method: bytes) -> None:
 def test_a_draining_broker_still_tells_its_status(mesh: Mesh) -> None:
     mesh.router.drain(mesh.now)
     assert status(mesh)["draining"] is True
+
+
+def test_status_counts_by_method_what_was_declared(mesh: Mesh) -> None:
+    methods: dict[str, Any] = {"put": {}, "get": {}}
+    mesh.join(b"w1", window=9, methods=methods)
+    mesh.join(b"w2", window=9, methods=methods)
+    for sequence, method in enumerate((b"put", b"put", b"get", b"other"), 1):
+        mesh.ask(b"c1", sequence, method)
+    mesh.now += 1.0
+    for peer, worker in mesh.router.workers.items():
+        for tag in list(worker.calls):
+            if tag == 1:
+                mesh.error(peer, tag, errors.REMOTE_ERROR)
+            else:
+                mesh.final(peer, tag)
+    assert status(mesh)["services"][0]["busiest_methods"] == {
+        "put": {"ended": 2, "failed": 1, "spent": 2.0},
+        "get": {"ended": 1, "failed": 0, "spent": 1.0},
+    }

@@ -36,13 +36,21 @@ def lane(ended: int, failed: int, seconds: float) -> dict[str, Any]:
 
 def status(at: float, ended: int, failed: int = 0, broker: str = "b1") -> dict[str, Any]:
     worker = {"service": "cart", "pid": 7, "host": "box", "in_flight": 3, "state": "suspect"}
-    client = {"name": "shop", "pid": 9, "host": "box", "open": 5, "asked": ended}
+    client = {"id": "c1", "name": "shop", "pid": 9, "host": "box", "open": 5, "asked": ended}
     return {
         "endpoint": A,
         "broker": broker,
         "uptime": 100.0,
         "taken_at": at,
-        "services": [{"name": "cart", "lanes": {"": lane(ended, failed, 0.001)}}],
+        "services": [
+            {
+                "name": "cart",
+                "lanes": {"": lane(ended, failed, 0.001)},
+                "busiest_methods": {
+                    "total": {"ended": ended, "failed": failed, "spent": 0.001 * ended}
+                },
+            }
+        ],
         "workers": [{**worker, "ended": ended, "errors": failed}],
         "busiest_clients": [client],
     }
@@ -54,6 +62,9 @@ def test_rates_are_those_between_two_looks() -> None:
     assert (row.name, row.calls, row.errors, row.flight, row.queued) == ("cart", 100.0, 10.0, 3, 2)
     assert 0.0005 < row.p50 < 0.002
     assert [(w.calls, w.errors, w.state) for w in frame.workers] == [(100.0, 10.0, "suspect")]
+    (method,) = frame.methods
+    assert (method.name, method.calls, method.errors) == ("cart.total", 100.0, 10.0)
+    assert method.mean == pytest.approx(0.001)
     assert [(c.name, c.calls, c.flight) for c in frame.clients] == [("shop pid 9 on box", 100.0, 5)]
     lines = shown(top.render(frame, "calls"))
     assert any(line.split()[:4] == ["cart", "100", "10", "3"] for line in lines)
@@ -71,6 +82,8 @@ def test_several_brokers_add_up_and_one_that_is_away_is_named() -> None:
     later = [status(1.0, 10), status(1.0, 30, broker="b2")]
     frame = top.compare([*both, other], [*later, other], 1.0, "p99")
     assert frame.services[0].calls == pytest.approx(40.0)
+    assert frame.methods[0].calls == pytest.approx(40.0)
+    assert frame.methods[0].mean == pytest.approx(0.001)
     assert frame.failed == {B: "Connection refused"}
     assert any("Connection refused" in line for line in shown(top.render(frame, "p99")))
 
