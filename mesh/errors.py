@@ -57,6 +57,7 @@ KEY_REUSED = 70
 OUTCOME_UNKNOWN = 71
 
 MAX_RETRY_AFTER = 86_400.0
+MAX_MESSAGE, MAX_KIND, MAX_TRACEBACK = 16_384, 256, 65_536
 
 
 class MeshError(Exception):
@@ -348,16 +349,31 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 
 def to_wire(error: BaseException, *, traceback: str = "") -> tuple[int, dict[str, Any]]:
-    """The code and error map under which `error`, raised by a handler, travels to the caller."""
+    """The code and error map under which `error`, raised by a handler, travels to the caller.
+
+    Whatever the error is, its texts can be sent: they are clipped to MAX_MESSAGE and MAX_TRACEBACK
+    characters. What it carries as `data` may still be what cannot.
+    """
     if isinstance(error, CallError) and not isinstance(error, RemoteError):
-        fields: dict[str, Any] = {"message": error.message}
+        fields: dict[str, Any] = {"message": _clipped(str(error.message), MAX_MESSAGE)}
         if error.retry_after is not None:
             fields["retry_after"] = error.retry_after
         if error.data:
             fields["data"] = error.data
         return error.code, fields
     kind = error.kind if isinstance(error, RemoteError) else type(error).__name__
-    fields = {"message": str(error), "kind": kind}
+    try:
+        message = str(error)
+    except Exception as worse:  # its __str__ is the handler's code too
+        message = f"(its text cannot be had: {type(worse).__name__})"
+    fields = {"message": _clipped(message, MAX_MESSAGE), "kind": _clipped(kind, MAX_KIND)}
     if traceback:
-        fields["traceback"] = traceback
+        fields["traceback"] = _clipped(traceback, MAX_TRACEBACK)
     return REMOTE_ERROR, fields
+
+
+def _clipped(text: str, most: int) -> str:
+    """`text` as it can be sent: not too long, and without halves of characters."""
+    if len(text) > most:
+        text = f"{text[:most]}... ({len(text) - most:,} more characters)"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -14,6 +14,7 @@ from typing import Any
 from mesh.context import running
 
 TEXT, JSON = "text", "json"
+MAX_EXCEPTION = 65_536
 
 
 def begin(level: str, form: str = TEXT) -> None:
@@ -32,7 +33,16 @@ def _add_call(record: logging.LogRecord) -> bool:
     return True
 
 
-class TextLines(logging.Formatter):
+class _Lines(logging.Formatter):
+    """What both have in common: a handler's exception may hold a hundred megabytes of text."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        text = super().formatException(ei)
+        left_out = len(text) - MAX_EXCEPTION
+        return f"{text[:MAX_EXCEPTION]}... ({left_out:,} more characters)" if left_out > 0 else text
+
+
+class TextLines(_Lines):
     """For people: time, level, logger, message, and the request if there is one."""
 
     def __init__(self) -> None:
@@ -49,7 +59,7 @@ class TextLines(logging.Formatter):
         return f"{text} (request {request})" if request else text
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(_Lines):
     """For machines: an object a line.
 
     `time` (ISO 8601, UTC), `level`, `logger`, `pid`, `message`; where they apply `request` (its

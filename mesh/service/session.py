@@ -324,7 +324,7 @@ class SessionCore:
             request,
             ERROR,
             STARTED if started else 0,
-            [payload.encode(fields)],
+            [_packed(fields)],
             code=code,
         )
 
@@ -686,3 +686,12 @@ class SessionCore:
 
     def _count(self, reason: str) -> None:
         self.counters[reason] = self.counters.get(reason, 0) + 1
+
+
+def _packed(fields: dict[str, Any]) -> bytes:
+    """An error map as it leaves; without its `data` if that cannot be sent."""
+    try:
+        return payload.encode(fields)
+    except errors.InvalidArgument:
+        message = f"what it raised cannot be sent: {fields.get('message')!r:.1000}"
+        return payload.encode({"message": message.encode("utf-8", "backslashreplace").decode()})

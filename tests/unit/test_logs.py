@@ -70,3 +70,11 @@ def test_json_of_an_exception_is_one_line(record: logging.LogRecord) -> None:
     line = logs.JsonLines().format(record)
     assert "\n" not in line
     assert "ValueError: two\nlines" in json.loads(line)["exception"]
+
+
+@pytest.mark.parametrize("lines", [logs.TextLines, logs.JsonLines])
+def test_a_huge_exception_is_clipped(
+    lines: type[logging.Formatter], record: logging.LogRecord
+) -> None:
+    record.exc_info = (ValueError, ValueError("x" * 1_000_000), None)
+    assert len(lines().format(record)) < 2 * logs.MAX_EXCEPTION
