@@ -147,5 +147,8 @@ def stream_mismatch(method: MethodFacts, flags: int) -> str:
     if method.takes_stream and not flags & MORE:
         return "it takes a stream: give an iterator or generator as argument"
     if flags & MORE and not method.takes_stream:
-        return "it does not take a stream: give a list instead of an iterator or generator"
+        return (
+            "it does not take a stream: give a list instead of an iterator or generator, or let "
+            "the handler's parameter be a Stream"
+        )
     return ""

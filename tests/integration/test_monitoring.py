@@ -158,3 +158,17 @@ def test_check(process: support.Start) -> None:
     code, text = check(endpoint)
     assert code == 0, text
     assert "a read took" in text
+
+
+def test_the_embedded_service_tells_of_both_its_parts(
+    process: support.Start, tmp_path: Path
+) -> None:
+    where = f"127.0.0.1:{support.free_port()}"
+    words = ("-m", "sage.service.memory.server", "--port", str(support.free_port()))
+    environment = {"SAGE_MEMORY_DATA": str(tmp_path), "SAGE_MONITORING_ADDRESS": where}
+    child = process(sys.executable, *words, env=environment)
+    child.expect(r"^serving memory at ", timeout=30)
+    until(lambda: get(where, "/ready")[0] == 200)
+    assert set(json.loads(get(where, "/status")[1])["processes"]) == {"broker", "memory"}
+    assert len(figures(where)["sage_mesh_worker_brokers"]) == 2
+    assert child.stop() == 0

@@ -6,9 +6,12 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
@@ -16,6 +19,7 @@ from typing import Final, Self
 from mesh.cli.output import Failure
 from mesh.cli.processes import Process, broker_command, broker_environment
 from mesh.errors import ConfigError
+from mesh.settings import load, monitor_at
 from mesh.transport import is_local, parse_endpoint
 
 BACKENDS: Final = ("lmdb", "redis", "memory")
@@ -93,6 +97,7 @@ class MemoryService:
         self.processes = processes or (1 if storage_backend == "memory" else 2)
         self._insecure = insecure
         self._parts: list[_Part] = []
+        self._told = ExitStack()
         self._stopping = threading.Event()
         self._drain_timeout = 30.0
         self._keeper: threading.Thread | None = None
@@ -213,14 +218,33 @@ class MemoryService:
         self._end_all()
 
     def _start_all(self, bind: str) -> None:
+        told = self._tell()
         extra = [] if is_local(bind) else ["--insecure"]
+        extra += told("broker")
         broker = _Part(broker_command([bind], extra), "listening ", 1)
         self._parts = [broker]
         (endpoint,) = self._launch(broker)
         self.port = int(endpoint.rpartition(":")[2])
         broker.command = broker_command([endpoint], extra)
-        self._parts.append(_Part(self._workers_command(), "serving ", self.processes))
+        command = [*self._workers_command(), *told("memory")]
+        self._parts.append(_Part(command, "serving ", self.processes))
         self._launch(self._parts[-1])
+
+    def _tell(self) -> Callable[[str], list[str]]:
+        """Tell of all parts over HTTP, if the environment asks for it; the options of each part."""
+        address = monitor_at(load().settings)
+        if address is None:
+            return lambda part: []
+        from mesh.monitoring.http import Monitor
+        from mesh.monitoring.together import Together, address_in
+
+        folder = Path(self._told.enter_context(TemporaryDirectory(prefix="sage-memory-")))
+        self._told.callback(Monitor(address, Together(folder, self._missing)).start().close)
+        return lambda part: ["--monitor", address_in(folder, part)]
+
+    def _missing(self) -> list[str]:
+        parts = zip(("broker", "memory"), self._parts, strict=False)
+        return [f"{n} is starting" for n, p in parts if p.process is None or not p.process.running]
 
     def _workers_command(self) -> list[str]:
         where = ["--broker", f"tcp://{self.address}", "--processes", str(self.processes)]
@@ -293,6 +317,7 @@ class MemoryService:
                     BROKER_STOP_TIMEOUT if part is self._parts[0] else self._drain_timeout
                 )
         self._parts = []
+        self._told.close()
 
 
 def _default_data(port: int) -> Path:
