@@ -123,7 +123,8 @@ def _vacant(path: str) -> str:
 
 
 def _serve_tcp(host: str, port: int, source: Source) -> _Server:
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    name = None if host in ("", "*") else host
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return (_Server6 if found[0][0] == socket.AF_INET6 else _Server)(found[0][4], source)
 
 

@@ -26,7 +26,11 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Control(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers requests by `answer`, on threads of its own, from `start` to `close`."""
+    """Answers requests by `answer`, on threads of its own, from `start` to `close`.
+
+    Raises:
+        Failure: there can be no socket in that folder.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -38,6 +42,11 @@ class Control(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         before = os.umask(0o177)
         try:
             super().__init__(str(self._path), _Handler)
+        except OSError as error:
+            reason = error.strerror or error
+            raise Failure(
+                f"{self._path}: {reason}", "name another folder, or a shorter one: --run DIR"
+            ) from None
         finally:
             os.umask(before)
 

@@ -121,6 +121,17 @@ def test_an_address_that_is_taken_or_wrong_is_refused(monitor: Monitor, source: 
         Monitor("unix:/no/such/folder/x.sock", source)
 
 
+def test_all_addresses_of_the_machine(source: Source) -> None:
+    monitor = Monitor("*:0", source).start()
+    try:
+        port = int(monitor.address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=10.0) as connection:
+            connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in connection.recv(1000)
+    finally:
+        monitor.close()
+
+
 # -------------------------------------------------------------------- several processes
 
 
