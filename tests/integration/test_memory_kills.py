@@ -208,7 +208,7 @@ def test_one_who_computes_and_dies_is_replaced(mesh: MemoryMesh) -> None:
             assert (await m.call("memory.reserve", "k", 1.0))["state"] == "lead"
             assert (await m.call("memory.reserve", "k", 1.0))["state"] == "wait"
             mesh.kill_writer()
-            await m.call("memory.wait", "k", 25)
+            assert await m.call("memory.wait", "k", 25)
             assert (await m.call("memory.reserve", "k", 1.0))["state"] == "lead"
 
     asyncio.run(run())

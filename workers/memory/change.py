@@ -325,7 +325,7 @@ class Change(Locks):
             self.tables.delete(EXPIRY, index)
             slot = index[9:]
             if index[8:9] == A_LOCK:
-                self.drop_lock(slot)
+                self.end_lock(slot)
             else:
                 self.drop(slot, EXPIRED)
         return len(due)
@@ -385,7 +385,7 @@ class Change(Locks):
         return entry.version
 
     def _remove(self, space: Space, slot: bytes, why: str) -> bool:
-        self.drop_lock(slot_of(space, FILL + slot[4:]))
+        self.end_lock(slot_of(space, FILL + slot[4:]))
         try:
             was_there = self._live(slot, False) is not None
         except DataCorrupted:

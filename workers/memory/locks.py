@@ -140,6 +140,19 @@ class Locks(View):
             self.tables.delete(LOCKS, slot)
             self.tables.delete(EXPIRY, _TIME.pack(read_lock(record).expire_at) + A_LOCK + slot)
 
+    def end_lock(self, slot: bytes) -> None:
+        """Remove a lock or reservation that its holder did not give back; who waits is told."""
+        if not self._any_locks:
+            return
+        record = self.tables.get(LOCKS, slot)
+        if record is None:
+            return
+        self.drop_lock(slot)
+        space = self.space_at(slot)
+        if space is not None:
+            kind = "unlocked" if slot[4:5] == LOCK else "released"
+            self.events.append((space.name, slot[5:], kind, read_lock(record).token))
+
     def _drop_fills(self, space: Space, prefix: bytes) -> None:
         for slot, _ in list(self._starting(LOCKS, slot_of(space, FILL + prefix))):
-            self.drop_lock(slot)
+            self.end_lock(slot)
