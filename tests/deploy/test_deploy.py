@@ -131,6 +131,7 @@ def test_pods_are_probed_bounded_and_harmless() -> None:
         assert container["resources"]["limits"]["memory"]
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["enableServiceLinks"] is False
         assert spec["terminationGracePeriodSeconds"] > drain_timeout
         budgets = [d for d in ALL if d["kind"] == "PodDisruptionBudget"]
         assert name in {budget["metadata"]["name"] for budget in budgets}
@@ -144,6 +145,8 @@ def test_the_image_runs_as_nobody_special_and_holds_what_it_needs_only() -> None
     ]
     assert all((ROOT / name).exists() for name in kept)
     assert not {".git", "tests", "bench", "config"} & set(kept)
+    # The Dockerfile of the description installs from these.
+    assert {"requirements.txt", "pyproject.toml"} <= set(kept)
 
 
 def test_the_dockerfile_passes_a_linter() -> None:
