@@ -92,6 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_CONFIG
+    if service.storage_backend != "redis" and "KUBERNETES_SERVICE_HOST" in os.environ:
+        print(
+            "note: this pod keeps its data to itself: several replicas are several independent "
+            "caches; SAGE_MEMORY_BACKEND=redis makes them one",
+            file=sys.stderr,
+            flush=True,
+        )
     with service:
         print(f"serving memory at {service.address} ({service.storage_backend})", flush=True)
         stopping.wait()
