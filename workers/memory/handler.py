@@ -60,20 +60,21 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from itertools import repeat
-from typing import Any
-
-from xxhash import xxh3_128_digest
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mesh import Service
-from mesh.errors import CallError, InvalidArgument
+from mesh.errors import InvalidArgument
 from mesh.protocol import memory as limits
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
-from mesh.service.lanes import Job, Packed
+from mesh.service.lanes import Job
+from workers.acts import Act, Planned, finish, finish_each, operations, plan_all, requests
 from workers.memory.backend import Backend, Op
-from workers.memory.verbs import Act, Verbs
+from workers.memory.verbs import Verbs
 from workers.memory.watching import Hub, stream
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 WRITER, WATCH, SCAN = "writer", "watch", "scan"
 READ_WINDOW, WRITE_WINDOW, WATCH_WINDOW, SCAN_WINDOW = 256, 1024, 1000, 64
@@ -134,11 +135,11 @@ class MemoryHandler:
 
     def answer(self, jobs: Sequence[Job]) -> None:
         """Run everything that has arrived in the default lane as of one moment."""
-        planned = _plan_all(jobs)
-        ops = [act.op for _, acts in planned for act in acts if type(act) is Act]
+        planned: Planned[Op] = plan_all(jobs)
+        ops = operations(planned)
         results = iter(self.backend.read(ops) if ops else ())
         for job, acts in planned:
-            _finish(job, acts, results)
+            finish(job, acts, results)
 
     def scan(
         self, prefix: str = "", *, values: bool = False, ns: str = DEFAULT, packed: bool = False
@@ -160,7 +161,7 @@ class MemoryHandler:
 
     def at_writer(
         self, verb: str, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Act:
+    ) -> Act[Op]:
         """A reading verb, served by the writer: for namespaces that are relaxed."""
         build = self.verbs.readers.get(verb) if isinstance(verb, str) else None
         if build is None:
@@ -177,18 +178,9 @@ class MemoryHandler:
 
     def execute(self, jobs: Sequence[Job]) -> None:
         """Run everything that has arrived in the writer lane as one group."""
-        planned = _plan_all(jobs)
-        ops: list[Op] = []
-        for job, acts in planned:
-            ops += _numbered(job, [act.op for act in acts if type(act) is Act])
-        results = iter(self.backend.execute(ops) if ops else ())
-        for job, acts in planned:
-            if _is_group(acts):
-                several = next(results)
-                each = repeat(several) if isinstance(several, Exception) else iter(several)
-                _finish(job, acts, each)
-            else:
-                _finish(job, acts, results)
+        planned: Planned[Op] = plan_all(jobs)
+        ops = requests(planned, lambda several: Op("many", "", {"ops": several}))
+        finish_each(planned, self.backend.execute(ops) if ops else ())
 
     # ---------------------------------------------------------------- watching
 
@@ -260,6 +252,12 @@ class MemoryHandler:
         self._ticker.start()
         self.backend.stand(gained, lost)
 
+    def families(self) -> Iterable[Metric]:
+        """What there is to tell over HTTP."""
+        from workers.memory import monitor  # most run without
+
+        return monitor.families(self.backend)
+
     def close(self) -> None:
         """Write what is left, hand over, close the store."""
         self._ticking.set()
@@ -275,60 +273,3 @@ class MemoryHandler:
             except Exception:
                 more = False
                 log.exception("clearing up failed; it is tried again")
-
-
-def _plan_all(jobs: Sequence[Job]) -> list[tuple[Job, list[Act | CallError]]]:
-    """What each job asks for. One whose calls cannot be read is answered here."""
-    planned: list[tuple[Job, list[Act | CallError]]] = []
-    for job in jobs:
-        try:
-            planned.append((job, [_plan(job, args, kwargs) for args, kwargs in job.calls()]))
-        except CallError as error:
-            job.fail(error)
-    return planned
-
-
-def _plan(job: Job, args: list[Any], kwargs: dict[str, Any]) -> Act | CallError:
-    method: Any = job.request.target
-    try:
-        act: Act = method.function(*args, **kwargs)
-        return act
-    except CallError as error:
-        return error
-    except TypeError as error:
-        return InvalidArgument(method.refuses(args, kwargs) or str(error))
-
-
-def _finish(job: Job, acts: list[Act | CallError], results: Iterator[Any]) -> None:
-    """Answer `job`; each of `acts` takes one of `results`."""
-    found = [_answer(act, next(results)) if type(act) is Act else act for act in acts]
-    if found:
-        job.finish(found)
-    else:
-        job.fail(InvalidArgument("the batch holds no calls"))
-
-
-def _is_group(acts: list[Act | CallError]) -> bool:
-    return sum(isinstance(act, Act) for act in acts) > 1
-
-
-def _numbered(job: Job, ops: list[Op]) -> list[Op]:
-    """The operations of a request, as one that is known by the request's id."""
-    if not ops:
-        return []
-    request = job.request
-    op = ops[0] if len(ops) == 1 else Op("many", "", {"ops": ops})
-    if request.incarnation:
-        content = b"".join(map(bytes, request.frames[:1]))
-        digest = xxh3_128_digest(request.method.encode() + b"\0" + content)
-        op.call = (request.incarnation, request.sequence, digest)
-    return [op]
-
-
-def _answer(act: Act, result: Any) -> Any:
-    if isinstance(result, Exception):
-        return result
-    try:
-        return act.answer(result) if act.packed is None else Packed(act.packed(result))
-    except CallError as error:
-        return error

@@ -7,13 +7,13 @@ service's own: `handler` offers them under their names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from mesh.errors import InvalidArgument, ProtocolError
+from mesh.errors import InvalidArgument
 from mesh.protocol import memory as limits
 from mesh.protocol import payload
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
+from workers.acts import Act, packed_body, same
 from workers.memory.backend import Op
 from workers.memory.records import Entry, Lock
 
@@ -22,50 +22,35 @@ MAX_STEPS = 1000
 NIL = b"\xc0"
 
 
-@dataclass(slots=True)
-class Act:
-    """An operation, and how to turn its result into the answer.
-
-    `packed`, where there is one, gives the MessagePack of the answer without looking into it.
-    """
-
-    op: Op
-    answer: Callable[[Any], Any]
-    packed: Callable[[Any], bytes] | None = None
-
-
-def same(result: Any) -> Any:
-    """The result is the answer."""
-    return result
-
-
 class Verbs:
     """The methods. `now()` is the store's clock: Unix time in ms."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
-        self.readers: Mapping[str, Callable[..., Act]] = {
+        self.readers: Mapping[str, Callable[..., Act[Op]]] = {
             verb: getattr(self, verb)
             for verb in ("get", "entry", "get_many", "exists", "ttl", "lock_info", "scan_page")
         }
 
     # ---------------------------------------------------------------- reading
 
-    def get(self, key: str, *, ns: str = DEFAULT, stale: bool = False, packed: bool = False) -> Act:
+    def get(
+        self, key: str, *, ns: str = DEFAULT, stale: bool = False, packed: bool = False
+    ) -> Act[Op]:
         """The value of a key; None if it does not exist."""
         op = Op("get", limits.check_namespace(ns), _get(key, stale))
         return Act(op, _body) if packed else Act(op, _value, _packed_value)
 
     def entry(
         self, key: str, *, ns: str = DEFAULT, stale: bool = False, packed: bool = False
-    ) -> Act:
+    ) -> Act[Op]:
         """What is known of a key; None if it does not exist."""
         op = Op("get", limits.check_namespace(ns), _get(key, stale))
         return Act(op, lambda found: self._facts(found, packed))
 
     def get_many(
         self, keys: list[str], *, ns: str = DEFAULT, stale: bool = False, packed: bool = False
-    ) -> Act:
+    ) -> Act[Op]:
         """The values of those keys that exist, by key."""
         checked = limits.check_keys(keys)
         op = Op("get_many", limits.check_namespace(ns), {"keys": checked, "stale": bool(stale)})
@@ -76,13 +61,13 @@ class Verbs:
 
         return Act(op, answer, None if packed else lambda found: _packed_map(checked, found))
 
-    def exists(self, keys: list[str], *, ns: str = DEFAULT) -> Act:
+    def exists(self, keys: list[str], *, ns: str = DEFAULT) -> Act[Op]:
         """How many of the keys exist."""
         return Act(
             Op("exists", limits.check_namespace(ns), {"keys": limits.check_keys(keys)}), same
         )
 
-    def ttl(self, key: str, *, ns: str = DEFAULT) -> Act:
+    def ttl(self, key: str, *, ns: str = DEFAULT) -> Act[Op]:
         """Seconds until a key is gone, -1 for never, None if it does not exist."""
         op = Op("ttl", limits.check_namespace(ns), {"key": limits.check_key(key)})
         return Act(op, lambda ms: ms if ms is None or ms < 0 else ms / 1000)
@@ -96,7 +81,7 @@ class Verbs:
         values: bool = False,
         ns: str = DEFAULT,
         packed: bool = False,
-    ) -> Act:
+    ) -> Act[Op]:
         """A page of keys, or of pairs with their values, and the cursor of the next one."""
         if not isinstance(cursor, bytes) or len(cursor) > limits.MAX_KEY + 4:
             raise InvalidArgument(f"cursor={cursor!r:.60} was not given out by a scan")
@@ -117,12 +102,12 @@ class Verbs:
 
         return Act(Op("scan", limits.check_namespace(ns), arguments), answer)
 
-    def lock_info(self, name: str, *, ns: str = DEFAULT) -> Act:
+    def lock_info(self, name: str, *, ns: str = DEFAULT) -> Act[Op]:
         """Who holds a lock: token, owner, ttl in seconds; None if nobody does."""
         op = Op("lock_info", limits.check_namespace(ns), {"name": limits.check_key(name, "name")})
         return Act(op, self._lock_facts)
 
-    def stats(self, *, ns: str = "") -> Act:
+    def stats(self, *, ns: str = "") -> Act[Op]:
         """Entries, octets, hits, misses, expired, evicted: of all, and of each namespace."""
         return Act(Op("stats", limits.check_namespace(ns) if ns else ""), same)
 
@@ -141,7 +126,7 @@ class Verbs:
         tags: list[str] | tuple[str, ...] = (),
         only_if: str = "",
         packed: bool = False,
-    ) -> Act:
+    ) -> Act[Op]:
         """Write a key; its version, None if `only_if` ("absent", "present") kept it from that."""
         arguments = {
             "key": limits.check_key(key),
@@ -167,7 +152,7 @@ class Verbs:
         stale: float | None = None,
         tags: list[str] | tuple[str, ...] = (),
         packed: bool = False,
-    ) -> Act:
+    ) -> Act[Op]:
         """Write some keys together; their versions, by key."""
         names = list(limits.check_items(items))
         pairs = [
@@ -193,7 +178,7 @@ class Verbs:
         keep_ttl: bool = False,
         tags: list[str] | tuple[str, ...] = (),
         packed: bool = False,
-    ) -> Act:
+    ) -> Act[Op]:
         """Write a key that still has `version` (0: that does not exist); its new version."""
         act = self.set(
             key,
@@ -208,7 +193,7 @@ class Verbs:
         act.op.arguments["version"] = limits.check_version(version)
         return act
 
-    def delete(self, keys: list[str], *, version: int | None = None, ns: str = DEFAULT) -> Act:
+    def delete(self, keys: list[str], *, version: int | None = None, ns: str = DEFAULT) -> Act[Op]:
         """Remove some keys; how many there were. With `version`, only if they have it."""
         arguments: dict[str, Any] = {"keys": limits.check_keys(keys)}
         if version is not None:
@@ -223,7 +208,7 @@ class Verbs:
         at: float | None = None,
         only_if: str = "",
         ns: str = DEFAULT,
-    ) -> Act:
+    ) -> Act[Op]:
         """Let a key expire in `ttl` seconds or at the Unix time `at`; whether it will."""
         if (ttl is None) == (at is None):
             raise InvalidArgument("expire wants ttl or at, one of them")
@@ -234,20 +219,20 @@ class Verbs:
         }
         return Act(Op("expire", limits.check_namespace(ns), arguments), same)
 
-    def persist(self, key: str, *, ns: str = DEFAULT) -> Act:
+    def persist(self, key: str, *, ns: str = DEFAULT) -> Act[Op]:
         """Let a key never expire; False if it did not expire before, or does not exist."""
         arguments = {"key": limits.check_key(key), "expire_at": 0, "condition": "some"}
         return Act(Op("expire", limits.check_namespace(ns), arguments), same)
 
     def get_and_touch(
         self, key: str, ttl: float | None = None, *, ns: str = DEFAULT, packed: bool = False
-    ) -> Act:
+    ) -> Act[Op]:
         """The value of a key, which from now on lives `ttl` seconds (None: for ever)."""
         arguments = {"key": limits.check_key(key), "expire_at": self._moment(ttl, None)}
         op = Op("touch", limits.check_namespace(ns), arguments)
         return Act(op, _body if packed else _value)
 
-    def get_and_delete(self, key: str, *, ns: str = DEFAULT, packed: bool = False) -> Act:
+    def get_and_delete(self, key: str, *, ns: str = DEFAULT, packed: bool = False) -> Act[Op]:
         """The value of a key, which is removed."""
         op = Op("pop", limits.check_namespace(ns), {"key": limits.check_key(key)})
         return Act(op, _body if packed else _value)
@@ -260,7 +245,7 @@ class Verbs:
         ttl: float | None = None,
         renew: bool = False,
         ns: str = DEFAULT,
-    ) -> Act:
+    ) -> Act[Op]:
         """Add to a number, 0 if it does not exist; the sum."""
         arguments = {
             "key": limits.check_key(key),
@@ -272,7 +257,7 @@ class Verbs:
 
     def invalidate(
         self, *, prefix: str | None = None, tag: str | None = None, ns: str = DEFAULT
-    ) -> Act:
+    ) -> Act[Op]:
         """Remove what begins with `prefix` or has `tag`, at once; how many, at least."""
         if (prefix is None) == (tag is None):
             raise InvalidArgument("invalidate wants prefix or tag, one of them; or use clear")
@@ -283,13 +268,13 @@ class Verbs:
         )
         return Act(Op("invalidate", limits.check_namespace(ns), arguments), same)
 
-    def clear(self, *, ns: str) -> Act:
+    def clear(self, *, ns: str) -> Act[Op]:
         """Empty a namespace; how many entries it had."""
         return Act(Op("clear", limits.check_namespace(ns)), same)
 
     def configure(
         self, *, ns: str, durability: str | None = None, quota: int | str | None = None
-    ) -> Act:
+    ) -> Act[Op]:
         """Set how a namespace is kept: `durability` "always" or "relaxed", `quota` in octets."""
         relaxed = None
         if durability is not None:
@@ -306,7 +291,7 @@ class Verbs:
         conditions: dict[str, int] | None = None,
         ns: str = DEFAULT,
         packed: bool = False,
-    ) -> Act:
+    ) -> Act[Op]:
         """Do all steps or none; their answers. `conditions`: the versions that keys must have.
 
         A step is `[verb, arguments, keyword arguments]` of set, delete, expire, increment, get,
@@ -330,7 +315,7 @@ class Verbs:
             lambda results: [act.answer(result) for act, result in zip(acts, results, strict=True)],
         )
 
-    def _step(self, number: int, step: Any, ns: str, packed: bool) -> Act:
+    def _step(self, number: int, step: Any, ns: str, packed: bool) -> Act[Op]:
         where = f"steps[{number}]"
         if not isinstance(step, list | tuple) or not 1 <= len(step) <= 3:
             raise InvalidArgument(f"{where} is not [verb, arguments, keyword arguments]")
@@ -349,7 +334,7 @@ class Verbs:
 
     # ---------------------------------------------------------------- locks, reservations
 
-    def lock(self, name: str, ttl: float, *, owner: str = "", ns: str = DEFAULT) -> Act:
+    def lock(self, name: str, ttl: float, *, owner: str = "", ns: str = DEFAULT) -> Act[Op]:
         """Take a lock for `ttl` seconds: its fencing token; None if somebody has it."""
         arguments = {
             "name": limits.check_key(name, "name"),
@@ -358,7 +343,7 @@ class Verbs:
         }
         return Act(Op("lock", limits.check_namespace(ns), arguments), lambda token: token or None)
 
-    def extend(self, name: str, token: int, ttl: float, *, ns: str = DEFAULT) -> Act:
+    def extend(self, name: str, token: int, ttl: float, *, ns: str = DEFAULT) -> Act[Op]:
         """Hold a lock for `ttl` seconds from now; False if `token` does not hold it any more."""
         arguments = {
             "name": limits.check_key(name, "name"),
@@ -367,14 +352,14 @@ class Verbs:
         }
         return Act(Op("extend", limits.check_namespace(ns), arguments), same)
 
-    def unlock(self, name: str, token: int, *, ns: str = DEFAULT) -> Act:
+    def unlock(self, name: str, token: int, *, ns: str = DEFAULT) -> Act[Op]:
         """Give a lock back; False if `token` does not hold it any more."""
         arguments = {"name": limits.check_key(name, "name"), "token": limits.check_version(token)}
         return Act(Op("unlock", limits.check_namespace(ns), arguments), same)
 
     def reserve(
         self, key: str, ttl: float = 10.0, *, ns: str = DEFAULT, packed: bool = False
-    ) -> Act:
+    ) -> Act[Op]:
         """What to do to have a key's value, when many want it: `{state, value?, token?}`."""
         arguments = {
             "key": limits.check_key(key),
@@ -404,13 +389,13 @@ class Verbs:
         tags: list[str] | tuple[str, ...] = (),
         ns: str = DEFAULT,
         packed: bool = False,
-    ) -> Act:
+    ) -> Act[Op]:
         """Write what was computed under a reservation; None if the reservation has ended."""
         act = self.set(key, value, ns=ns, ttl=ttl, stale=stale, tags=tags, packed=packed)
         act.op.arguments["token"] = limits.check_version(token)
         return act
 
-    def release(self, key: str, token: int, *, ns: str = DEFAULT) -> Act:
+    def release(self, key: str, token: int, *, ns: str = DEFAULT) -> Act[Op]:
         """Give a reservation back without a value; False if it has ended."""
         arguments = {"key": limits.check_key(key), "token": limits.check_version(token)}
         return Act(Op("release", limits.check_namespace(ns), arguments), same)
@@ -479,17 +464,8 @@ def _body(entry: Entry | None) -> bytes | None:
 
 
 def _packed(value: Any, packed: bool, root: str = "value") -> bytes:
-    """The value as it is kept: MessagePack."""
-    if not packed:
-        return limits.check_body(payload.encode(value, root=root))
-    if not isinstance(value, bytes):
-        raise InvalidArgument(f"{root} is {type(value).__name__}; packed=True wants MessagePack")
-    limits.check_body(value)
-    try:
-        payload.decode(value)
-    except ProtocolError as error:
-        raise InvalidArgument(f"{root} was said to be packed, but is not: {error}") from None
-    return value
+    """The value as it is kept, if it is not too large."""
+    return limits.check_body(packed_body(value, packed, root))
 
 
 def _number(by: Any) -> int | float:

@@ -1,0 +1,149 @@
+"""From calls to operations of a store, and from its results to answers: what the services share.
+
+A method of a built-in service builds an `Act` of its arguments and runs nothing. All that has
+arrived together is planned, its operations run as one, and each call gets its own answer:
+
+    planned = plan_all(jobs)
+    results = iter(backend.read(operations(planned)))
+    for job, acts in planned:
+        finish(job, acts, results)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from xxhash import xxh3_128_digest
+
+from mesh.errors import CallError, InvalidArgument, ProtocolError
+from mesh.protocol import payload
+from mesh.service.lanes import Job, Packed
+
+CallId: TypeAlias = tuple[int, int, bytes]
+"""Incarnation of the client, number of the request, digest of its content."""
+
+
+class Operation(Protocol):
+    """Something that a store does."""
+
+    call: CallId | None
+
+
+OpT = TypeVar("OpT", bound=Operation)
+
+
+@dataclass(slots=True)
+class Act(Generic[OpT]):
+    """An operation, and how to turn its result into the answer.
+
+    `packed`, where there is one, gives the MessagePack of the answer without looking into it.
+    """
+
+    op: OpT
+    answer: Callable[[Any], Any]
+    packed: Callable[[Any], bytes] | None = None
+
+
+Planned: TypeAlias = list[tuple[Job, list["Act[OpT] | CallError"]]]
+
+
+def same(result: Any) -> Any:
+    """The result is the answer."""
+    return result
+
+
+def plan_all(jobs: Sequence[Job]) -> Planned[OpT]:
+    """What each job asks for. One whose calls cannot be read is answered here."""
+    planned: Planned[OpT] = []
+    for job in jobs:
+        try:
+            planned.append((job, [_plan(job, args, kwargs) for args, kwargs in job.calls()]))
+        except CallError as error:
+            job.fail(error)
+    return planned
+
+
+def _plan(job: Job, args: list[Any], kwargs: dict[str, Any]) -> Act[OpT] | CallError:
+    method: Any = job.request.target
+    try:
+        act: Act[OpT] = method.function(*args, **kwargs)
+        return act
+    except CallError as error:
+        return error
+    except TypeError as error:
+        return InvalidArgument(method.refuses(args, kwargs) or str(error))
+
+
+def operations(planned: Planned[OpT]) -> list[OpT]:
+    """Every operation, for reading: `finish` takes as many results."""
+    return [act.op for _, acts in planned for act in acts if type(act) is Act]
+
+
+def requests(planned: Planned[OpT], together: Callable[[list[OpT]], OpT]) -> list[OpT]:
+    """One operation for each job, for writing: `finish_each` takes as many results.
+
+    It is known by the id of the request; those of a batch become one through `together`.
+    """
+    found: list[OpT] = []
+    for job, acts in planned:
+        ops = [act.op for act in acts if type(act) is Act]
+        if not ops:
+            continue
+        request = job.request
+        op = ops[0] if len(ops) == 1 else together(ops)
+        if request.incarnation:
+            content = b"".join(map(bytes, request.frames[:1]))
+            digest = xxh3_128_digest(request.method.encode() + b"\0" + content)
+            op.call = (request.incarnation, request.sequence, digest)
+        found.append(op)
+    return found
+
+
+def finish(job: Job, acts: Sequence[Act[OpT] | CallError], results: Iterator[Any]) -> None:
+    """Answer `job`; each of `acts` takes one of `results`."""
+    found = [_answer(act, next(results)) if type(act) is Act else act for act in acts]
+    if found:
+        job.finish(found)
+    else:
+        job.fail(InvalidArgument("the batch holds no calls"))
+
+
+def finish_each(planned: Planned[OpT], results: Sequence[Any]) -> None:
+    """Answer every job with the results of its `requests`."""
+    left = iter(results)
+    for job, acts in planned:
+        if sum(type(act) is Act for act in acts) > 1:
+            several = next(left)
+            each = repeat(several) if isinstance(several, Exception) else iter(several)
+            finish(job, acts, each)
+        else:
+            finish(job, acts, left)
+
+
+def _answer(act: Act[OpT], result: Any) -> Any:
+    if isinstance(result, Exception):
+        return result
+    try:
+        return act.answer(result) if act.packed is None else Packed(act.packed(result))
+    except CallError as error:
+        return error
+
+
+def packed_body(value: Any, packed: bool, root: str = "value") -> bytes:
+    """A value as it is kept: MessagePack. With `packed` it is that already.
+
+    Raises:
+        InvalidArgument: it is not, or the mesh cannot carry it.
+    """
+    if not packed:
+        return payload.encode(value, root=root)
+    if not isinstance(value, bytes):
+        raise InvalidArgument(f"{root} is {type(value).__name__}; packed=True wants MessagePack")
+    try:
+        payload.decode(value)
+    except ProtocolError as error:
+        raise InvalidArgument(f"{root} was said to be packed, but is not: {error}") from None
+    return value
