@@ -11,8 +11,9 @@ from mesh.service.process import EXIT_CONFIG, begin_logging
 from mesh.settings import WORKERS, brokers
 from mesh.settings.flags import add_flags, chosen
 from workers.memory import process as memory
+from workers.storage import process as storage
 
-SERVICES = {"memory": memory}
+SERVICES = {"memory": memory, "storage": storage}
 COMMON = {
     "--broker": ("brokers", "ENDPOINT"),
     "--monitor": ("monitoring.address", "ADDRESS"),

@@ -30,6 +30,7 @@ from mesh.protocol.messages import BATCH
 
 if TYPE_CHECKING:
     from mesh.client.memory import AsyncMemory
+    from mesh.client.storage import AsyncStorage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -247,6 +248,13 @@ class AsyncCaller:
         from mesh.client.memory import AsyncMemory  # here, since not every program needs it
 
         return AsyncMemory(self, self._options.timeout or self._connection.settings.timeout)
+
+    @cached_property
+    def storage(self) -> AsyncStorage:
+        """The storage service: durable records and objects."""
+        from mesh.client.storage import AsyncStorage
+
+        return AsyncStorage(self, self._options.timeout or self._connection.settings.timeout)
 
     @overload
     def call(

@@ -29,6 +29,7 @@ from mesh.protocol.messages import BATCH
 
 if TYPE_CHECKING:
     from mesh.client.memory import Memory
+    from mesh.client.storage import Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -243,6 +244,13 @@ class Caller:
         from mesh.client.memory import Memory  # here, since not every program needs it
 
         return Memory(self, self._options.timeout or self._driver.settings.timeout)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The storage service: durable records and objects."""
+        from mesh.client.storage import Storage
+
+        return Storage(self, self._options.timeout or self._driver.settings.timeout)
 
     @overload
     def call(

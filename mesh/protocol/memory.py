@@ -6,23 +6,31 @@ what would be accepted.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from mesh.errors import ConfigError, InvalidArgument
-from mesh.units import parse_size
+from mesh.errors import InvalidArgument
+from mesh.protocol.checks import MAX_KEY as MAX_KEY
+from mesh.protocol.checks import MAX_MANY as MAX_MANY
+from mesh.protocol.checks import MAX_PAGE as MAX_PAGE
+from mesh.protocol.checks import MAX_PAGE_OCTETS as MAX_PAGE_OCTETS
+from mesh.protocol.checks import MAX_TTL as MAX_TTL
+from mesh.protocol.checks import check_choice as check_choice
+from mesh.protocol.checks import check_items as check_items
+from mesh.protocol.checks import check_key as check_key
+from mesh.protocol.checks import check_keys as check_keys
+from mesh.protocol.checks import check_limit as check_limit
+from mesh.protocol.checks import check_prefix as check_prefix
+from mesh.protocol.checks import check_quota as check_quota
+from mesh.protocol.checks import check_version as check_version
+from mesh.protocol.checks import duration_ms as duration_ms
+from mesh.protocol.checks import moment_ms as moment_ms
+from mesh.protocol.checks import shown, utf8
 
-# LMDB takes keys of 511 octets; the longest index entry is 8 + 1 + 4 octets and the key.
-MAX_KEY = 480
 MAX_NAMESPACE = 64
 MAX_TAG = 128
 MAX_TAGS = 16
 # One value is one write: a larger one would hold up everybody. The storage service takes files.
 MAX_VALUE = 16 * 1024 * 1024
-MAX_MANY = 1000
-MAX_PAGE = 1000
-MAX_PAGE_OCTETS = 1024 * 1024
-MAX_TTL = 10 * 366 * 86_400.0
 MAX_OWNER = 128
 INT_RANGE = (-(2**63), 2**63 - 1)
 
@@ -33,53 +41,12 @@ def check_namespace(name: Any) -> str:
     """`name` if it may name a namespace. Raises InvalidArgument."""
     if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAMESPACE:
         raise InvalidArgument(
-            f"ns={_shown(name)} is not text of 1 to {MAX_NAMESPACE} octets; "
+            f"ns={shown(name)} is not text of 1 to {MAX_NAMESPACE} octets; "
             f"leave it out for {DEFAULT_NAMESPACE!r}"
         )
     if not name.isprintable() or "{" in name or "}" in name:
         raise InvalidArgument(f"ns={name!r} has braces or characters that cannot be printed")
     return name
-
-
-def check_key(key: Any, what: str = "key") -> bytes:
-    """`key` as octets. Raises InvalidArgument."""
-    if not isinstance(key, str):
-        raise InvalidArgument(f"{what}={_shown(key)} is {type(key).__name__}; keys are text")
-    octets = _utf8(key, what)
-    if not octets:
-        raise InvalidArgument(f"{what} is empty; give it at least one character")
-    if len(octets) > MAX_KEY:
-        raise InvalidArgument(
-            f"{what}={_shown(key)} has {len(octets)} octets, the limit is {MAX_KEY}: "
-            "use a digest of it as the key"
-        )
-    return octets
-
-
-def check_prefix(prefix: Any) -> bytes:
-    """`prefix` as octets; it may be empty. Raises InvalidArgument."""
-    return check_key(prefix, "prefix") if prefix != "" else b""
-
-
-def check_keys(keys: Any) -> list[bytes]:
-    """Some keys as octets. Raises InvalidArgument."""
-    if not isinstance(keys, list | tuple):
-        raise InvalidArgument(f"keys={_shown(keys)} is not a list of keys")
-    _check_many(len(keys))
-    return [check_key(key, f"keys[{index}]") for index, key in enumerate(keys)]
-
-
-def _check_many(count: int) -> None:
-    if count > MAX_MANY:
-        raise InvalidArgument(f"{count} keys in one call, the limit is {MAX_MANY}: make several")
-
-
-def check_items(items: Any) -> dict[str, Any]:
-    """Some keys with their values. Raises InvalidArgument."""
-    if not isinstance(items, dict):
-        raise InvalidArgument(f"items={_shown(items)} is not a mapping of keys to values")
-    _check_many(len(items))
-    return items
 
 
 def check_body(body: bytes) -> bytes:
@@ -95,7 +62,7 @@ def check_body(body: bytes) -> bytes:
 def check_tags(tags: Any) -> tuple[str, ...]:
     """The tags of an entry, sorted, each once. Raises InvalidArgument."""
     if not isinstance(tags, list | tuple):
-        raise InvalidArgument(f"tags={_shown(tags)} is not a list of tags")
+        raise InvalidArgument(f"tags={shown(tags)} is not a list of tags")
     if not tags:
         return ()
     found = sorted(set(map(check_tag, tags)))
@@ -106,37 +73,16 @@ def check_tags(tags: Any) -> tuple[str, ...]:
 
 def check_tag(tag: Any) -> str:
     """One tag. Raises InvalidArgument."""
-    if not isinstance(tag, str) or not 0 < len(_utf8(tag, "tag")) <= MAX_TAG:
-        raise InvalidArgument(f"tag={_shown(tag)} is not text of 1 to {MAX_TAG} octets")
+    if not isinstance(tag, str) or not 0 < len(utf8(tag, "tag")) <= MAX_TAG:
+        raise InvalidArgument(f"tag={shown(tag)} is not text of 1 to {MAX_TAG} octets")
     return tag
 
 
 def check_owner(owner: Any) -> str:
     """Who holds a lock, for people. Raises InvalidArgument."""
-    if not isinstance(owner, str) or len(_utf8(owner, "owner")) > MAX_OWNER:
-        raise InvalidArgument(f"owner={_shown(owner)} is not text of up to {MAX_OWNER} octets")
+    if not isinstance(owner, str) or len(utf8(owner, "owner")) > MAX_OWNER:
+        raise InvalidArgument(f"owner={shown(owner)} is not text of up to {MAX_OWNER} octets")
     return owner
-
-
-def duration_ms(what: str, seconds: Any) -> int:
-    """`seconds` as whole milliseconds, rounded up. Raises InvalidArgument."""
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not number or not 0 < seconds <= MAX_TTL:
-        raise InvalidArgument(
-            f"{what}={_shown(seconds)} is not a number of seconds above 0 and up to {MAX_TTL:.0f}"
-        )
-    return math.ceil(float(seconds) * 1000)
-
-
-def moment_ms(what: str, at: Any, now: int) -> int:
-    """The Unix time `at`, in seconds, as milliseconds; one that has passed is allowed.
-
-    Raises InvalidArgument.
-    """
-    number = isinstance(at, int | float) and not isinstance(at, bool)
-    if not number or not 0 < at * 1000 <= now + MAX_TTL * 1000:
-        raise InvalidArgument(f"{what}={_shown(at)} is not a Unix time in seconds within ten years")
-    return math.ceil(float(at) * 1000)
 
 
 def check_lifetime(ttl: Any, expire_at: Any, stale: Any) -> None:
@@ -145,48 +91,3 @@ def check_lifetime(ttl: Any, expire_at: Any, stale: Any) -> None:
         raise InvalidArgument("ttl together with expire_at: give one of them")
     if stale is not None and ttl is None and expire_at is None:
         raise InvalidArgument("stale says how long to keep a value beyond its ttl: give a ttl")
-
-
-def check_version(version: Any) -> int:
-    """A version for a comparison; 0: the key does not exist. Raises InvalidArgument."""
-    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**63:
-        raise InvalidArgument(f"version={_shown(version)} is not a whole number from 0")
-    return version
-
-
-def check_limit(limit: Any, most: int = MAX_PAGE) -> int:
-    """How many things are wanted at a time. Raises InvalidArgument."""
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= most:
-        raise InvalidArgument(f"limit={_shown(limit)} is not a whole number from 1 to {most}")
-    return limit
-
-
-def check_choice(what: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """`value` if it is one of `allowed`. Raises InvalidArgument."""
-    if value not in allowed:
-        raise InvalidArgument(
-            f"{what}={_shown(value)} is not one of {', '.join(map(repr, allowed))}"
-        )
-    return str(value)
-
-
-def _utf8(text: str, what: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument(f"{what}={_shown(text)} has half of a surrogate pair") from None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def check_quota(quota: int | str) -> int:
-    """Octets, as a number or as text with a unit; 0 for none. Raises InvalidArgument."""
-    if quota == 0 and not isinstance(quota, bool):
-        return 0
-    try:
-        return parse_size(quota)
-    except ConfigError as error:
-        raise InvalidArgument(f"quota: {error}") from None

@@ -17,6 +17,7 @@ SHORT_VARIABLES = {
     "SAGE_MEMORY_BACKEND": "services.memory.backend",
     "SAGE_MEMORY_URL": "services.memory.url",
     "SAGE_MEMORY_DATA": "services.memory.data",
+    "SAGE_STORAGE_DATA": "services.storage.data",
     "SAGE_MEMORY_SIZE": "performance.cache_size",
 }
 

@@ -119,10 +119,32 @@ class Memory(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class Storage(Section):
+    """The storage service."""
+
+    data: str | None = key(
+        Folder(optional=True),
+        None,
+        "The directory of its data; without one `sage-mesh up` does not start it. Also: "
+        "SAGE_STORAGE_DATA.",
+    )
+    processes: int = key(
+        Count(least=1, most=256), 1, "Worker processes. All serve reads; one of them writes."
+    )
+    timeout: float | None = key(
+        Duration(least=0.001, most=300.0, optional=True),
+        None,
+        "What one call to the storage service may take, whatever its caller allows; streams are "
+        "not bounded. null: what the caller allows.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Services(Section):
     """The built-in services."""
 
     memory: Memory = Memory()
+    storage: Storage = Storage()
 
 
 @dataclass(frozen=True, slots=True)

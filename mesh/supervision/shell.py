@@ -66,7 +66,10 @@ def plans(settings: Settings, config: str | None, monitored: Path | None) -> dic
     else:
         count = sum(map(len, binds(settings).values()))
         found["broker-1"] = Plan(BROKER, broker(), "listening ", count)
-    found["memory"] = Plan(WORKER, worker("memory"), "serving ", settings.services.memory.processes)
+    memory, storage = settings.services.memory, settings.services.storage
+    found["memory"] = Plan(WORKER, worker("memory"), "serving ", memory.processes)
+    if storage.data:
+        found["storage"] = Plan(WORKER, worker("storage"), "serving ", storage.processes)
     return found
 
 

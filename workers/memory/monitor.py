@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import GaugeMetricFamily, Metric
 
-from mesh.monitoring.families import PREFIX, counter, cumulated, gauge
+from mesh.monitoring.families import PREFIX, counter, gauge
 from workers.memory.backend import Backend, Op
 from workers.memory.backends.durable import LmdbBackend
+from workers.store import monitor
 
 MOST = 100
 """Namespaces with figures of their own."""
@@ -24,27 +20,9 @@ def families(backend: Backend) -> Iterator[Metric]:
     """The figures of `backend`; those that only the process that writes knows, from that one."""
     if not isinstance(backend, LmdbBackend):
         return
-    store = backend.store
-    writing = store.writing
-    yield gauge("store_writing", "1 in the process that writes the store.", float(writing))
-    if not writing:
+    yield from monitor.families(backend.store)
+    if not backend.store.writing:
         return
-    yield gauge("store_file_octets", "Size of the store's file.", store.size)
-    yield gauge("store_epoch", "How often the right to write has changed hands.", store.epoch)
-    done = CounterMetricFamily(
-        f"{PREFIX}store_events",
-        "What the writer did: commits, jobs, failed, grown, full and so on.",
-        labels=("event",),
-    )
-    for event, count in store.counters.items():
-        done.add_metric((event,), count)
-    yield done
-    flushes = HistogramMetricFamily(
-        f"{PREFIX}store_flush_seconds", "Seconds that a commit took to be on disk."
-    )
-    took = store.flushes
-    flushes.add_metric((), cumulated(took.counts), took.sum)
-    yield flushes
     (stats,) = backend.execute((Op("stats", "", {}),))
     if isinstance(stats, dict):
         yield from _of_stats(stats)

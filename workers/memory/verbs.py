@@ -327,7 +327,7 @@ class Verbs:
         if packed and verb in ("set", "get"):
             kwargs = {**kwargs, "packed": True}
         try:
-            act: Act = getattr(self, verb)(*args, **{**kwargs, "ns": ns})
+            act: Act[Op] = getattr(self, verb)(*args, **{**kwargs, "ns": ns})
         except TypeError as error:
             raise InvalidArgument(f"{where}: {error}") from None
         return act

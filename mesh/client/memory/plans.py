@@ -14,18 +14,13 @@ from typing import Any, TypeVar
 
 from mesh.client.memory import calls
 from mesh.client.memory.requests import SERVICE, Change, Request
+from mesh.client.verbs import RESUMED, Patience
 from mesh.errors import (
-    BrokerLost,
     CallError,
-    CircuitOpen,
     DeadlineExceeded,
     LockLost,
     Overloaded,
-    ServiceNotFound,
-    StoreBusy,
-    WorkerLost,
 )
-from mesh.resilience.backoff import Random, backoff
 
 T = TypeVar("T")
 
@@ -34,11 +29,6 @@ SLICE = 1.0
 # After how much of its time a lock is extended, and after how much more if that has failed.
 RENEW_AT = 1 / 3
 RENEW_AGAIN_AT = 1 / 10
-
-# What ends a stream of changes although the service is there, or will be again.
-RESUMED = (
-    BrokerLost, CircuitOpen, DeadlineExceeded, Overloaded, ServiceNotFound, StoreBusy, WorkerLost,
-)  # fmt: skip
 
 Clock = Callable[[], float]
 
@@ -229,34 +219,12 @@ def not_acquired(lease: Lease, wait: float) -> DeadlineExceeded:
 # -------------------------------------------------------------------- watching
 
 
-@dataclass(slots=True)
-class Resumption:
-    """Decides whether a stream of changes that has ended is begun again, and when.
+class Resumption(Patience):
+    """Decides whether a stream of changes that has ended is begun again, and when."""
 
-    `patience`: seconds without success after which its error is the user's.
-    """
-
-    clock: Clock
-    patience: float
-    rng: Random
-    failing_since: float | None = None
-    failures: int = 0
+    __slots__ = ()
 
     def change(self, event: dict[str, Any]) -> Change:
         """An event of the stream, as the user sees it."""
-        self.failing_since, self.failures = None, 0
+        self.worked()
         return Change(event["kind"], event["key"], event["version"], event.get("count", 0))
-
-    def pause(self, error: CallError) -> float:
-        """Seconds until the next attempt.
-
-        Raises:
-            CallError: `error`, if another would not help.
-        """
-        now = self.clock()
-        if self.failing_since is None:
-            self.failing_since = now
-        if not isinstance(error, RESUMED) or now - self.failing_since >= self.patience:
-            raise error
-        self.failures += 1
-        return backoff(self.failures - 1, self.rng, cap=1.0)

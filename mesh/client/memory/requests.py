@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from mesh.errors import CallError, InvalidArgument, MethodNotFound, ServiceNotFound
+from mesh.client import verbs
+from mesh.client.verbs import explain
+from mesh.errors import CallError, InvalidArgument
 
 T = TypeVar("T")
 
@@ -17,16 +18,10 @@ HOW_TO_START = (
 )
 
 
-@dataclass(slots=True)
-class Request(Generic[T]):
-    """One call of the memory service. `safe`: it may run twice; None: as the service declares."""
+class Request(verbs.Request[T]):
+    """One call of the memory service."""
 
-    verb: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    read: Callable[[Any], T]
-    safe: bool | None = None
-    timeout: float | None = None
+    __slots__ = ()
 
     def at_writer(self) -> Request[T]:
         """The same, asked where a relaxed namespace is known."""
@@ -95,10 +90,4 @@ def instead(request: Request[T], error: CallError) -> Request[T]:
     """
     if isinstance(error, InvalidArgument) and error.data.get("lane") == "writer":
         return request.at_writer()
-    if isinstance(error, ServiceNotFound):
-        error.message = f"no memory service is running; {HOW_TO_START}"
-        error.args = (error.message,)
-    elif isinstance(error, MethodNotFound):
-        error.message += ": the memory service is older than this client; update its workers"
-        error.args = (error.message,)
-    raise error
+    explain(error, SERVICE, HOW_TO_START)

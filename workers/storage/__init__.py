@@ -1,0 +1,1 @@
+"""The storage service: durable records and objects in buckets."""

@@ -1,0 +1,355 @@
+"""The store in LMDB and files: one process writes, every process reads.
+
+What lives in the writer's memory alone: the digests of parts that were written by it (after a
+take-over they are computed anew from the file), and the bells of those who follow changes (their
+streams end with a retryable error, and go on from the version they have reached).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import msgpack
+
+from mesh import errors
+from mesh.errors import CallError, DataCorrupted, InvalidArgument, StoreError, StoreFull
+from mesh.protocol import payload
+from mesh.protocol.storage import PART, part_digest
+from workers.storage.change import GRACE, Change
+from workers.storage.files import Files
+from workers.storage.operations import RELEASES, Op, Watch
+from workers.storage.records import TABLES, Bucket
+from workers.storage.view import View
+from workers.store import Change as StoreChange
+from workers.store import Job, Store, dedup
+from workers.store.dedup import Dedup
+from workers.store.expiry import ExpiryIndex
+
+MAX_SIZE = 1024**4
+"""Octets of records; the file takes what its content needs, and the disk sets the limit."""
+# Octets of values in one transaction; its pages wait in memory until the commit.
+GROUP = 16 * 1024 * 1024
+TIDY = 200
+SWEEP_EVERY = 3600.0
+_ERROR = 1
+
+
+class LmdbEngine:
+    """The store in a directory. `clock` gives Unix time in milliseconds."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_size: int = MAX_SIZE,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._clock = clock
+        self._store = Store.open(
+            path, service="storage", tables={**TABLES, **dedup.TABLES}, max_size=max_size
+        )
+        try:
+            self._files = Files(self._store.path, time.monotonic)
+        except BaseException:
+            self._store.close()
+            raise
+        self._tables = {name: self._store.tables[name] for name in TABLES}
+        self._report: Watch = lambda buckets: None
+        self._known: tuple[int, dict[str, Bucket | None]] = (-1, {})
+        # Everything below belongs to the writer, under this lock.
+        self._writing = RLock()
+        self._dedup: Dedup | None = None
+        self._committed = False
+        self._hurry = False
+        self._sweep_at = 0.0
+
+    @property
+    def store(self) -> Store:
+        """The shared store below."""
+        return self._store
+
+    def identity(self) -> dict[str, Any]:
+        """The store's uuid and epoch."""
+        return {"uuid": str(self._store.uuid), "epoch": self._store.epoch}
+
+    def stand(self, gained: Callable[[int], None], lost: Callable[[Exception], None]) -> None:
+        """Stand for writer; see `Store.elect`."""
+
+        def begin(epoch: int) -> None:
+            with self._writing:
+                self._dedup = Dedup(self._store.tables)
+                self._committed = True
+                self._sweep_at = 0.0
+            gained(epoch)
+
+        self._store.elect(begin, lost)
+
+    def watch(self, report: Watch) -> None:
+        """Have `report` called with the buckets that have changed, in the process that writes."""
+        self._report = report
+
+    def close(self) -> None:
+        """Hand over, and close the store."""
+        self._store.close()
+        self._files.close()
+
+    # ---------------------------------------------------------------- reading
+
+    def read(self, ops: Sequence[Op]) -> list[Any]:
+        """Run operations that only read, in any process."""
+        with self._store.view() as found:
+            number = found.raw.id()
+            known = self._known[1] if self._known[0] == number else None
+            view = View(found, self._tables, self._clock(), known)
+            results = [_outcome(view, op) for op in ops]
+            self._known = (number, view.known)
+            return results
+
+    def read_part(self, blob: bytes, number: int, start: int, end: int) -> bytes | None:
+        """Octets of a part, verified as a whole; None if the object is gone."""
+        with self._store.view() as at:
+            found = View(at, self._tables, self._clock()).part(blob, number)
+        if found is None:
+            return None
+        size, digest = found
+        data = self._files.read(blob, number * PART, min(PART, size - number * PART))
+        if part_digest(data) != digest:
+            raise DataCorrupted(
+                f"part {number} of object {blob.hex()} is damaged; restore a backup",
+                data={"blob": blob.hex(), "part": number},
+            )
+        return data if (start, end) == (0, PART) else data[start:end]
+
+    # ---------------------------------------------------------------- uploads
+
+    def write_part(self, upload: bytes, number: int, data: bytes, digest: bytes) -> None:
+        """Keep a part of an upload."""
+        try:
+            self._files.write(upload, number, data, digest)
+        except StoreFull:
+            self._hurry = True
+            raise
+
+    def upload_parts(self, upload: bytes) -> list[bytes]:
+        """The digests of the parts of an upload; of one that has not arrived, that of zeros."""
+        return self._files.parts(upload)
+
+    def finish_upload(self, op: Op, size: int, digests: bytes) -> Any:
+        """Put the parts of an upload on disk, then run `op`; its result."""
+        name = op.arguments["content"].blob
+        self._files.finish(name, size, digests)
+        (result,) = self.execute((op,))
+        if not isinstance(result, Exception):
+            self._files.discard(name)
+            if not result:  # `only_if` kept it from becoming an object
+                self._files.remove(name)
+        return result
+
+    def discard_upload(self, upload: bytes) -> bool:
+        """Forget an upload. Whether there was one."""
+        return self._files.discard(upload)
+
+    # ---------------------------------------------------------------- writing
+
+    def execute(self, ops: Sequence[Op]) -> list[Any]:
+        """Run any operations; only in the process that writes."""
+        results: list[Any] = []
+        with self._writing:
+            for group in groups(ops):
+                results += self._execute(group)
+        return results
+
+    def _execute(self, ops: Sequence[Op]) -> list[Any]:
+        outcome = self._commit(ops)
+        if isinstance(outcome, list):
+            return outcome
+        if isinstance(outcome, StoreFull):
+            self._hurry = True
+            if len(ops) > 1:
+                return [result for op in ops for result in self._execute([op])]
+        return [outcome] * len(ops)
+
+    def _commit(self, ops: Sequence[Op]) -> list[Any] | Exception:
+        """Run `ops` in one transaction: their results, or what kept it from being committed."""
+        now = self._clock()
+        touched: set[str] = set()
+
+        def run(at: StoreChange) -> list[Any]:
+            change = Change(at, self._tables, now)
+            results = [self._run(change, op) for op in ops]
+            change.close()
+            touched.clear()
+            touched.update(change.touched)
+            return results
+
+        releases = all(part.verb in RELEASES for op in ops for part in op.parts())
+        (outcome,) = self._store.execute([Job(run, releases=releases)])
+        if isinstance(outcome, list):
+            self._committed = True
+            if touched:
+                self._report(touched)
+            return outcome
+        if isinstance(outcome, Exception):
+            return outcome
+        return StoreError("the writer did not run what it was given")
+
+    def _run(self, change: Change, op: Op) -> Any:
+        """The result of one operation, or of its first run; a CallError in its place."""
+        records = self._dedup
+        known = op.once or op.call
+        if known is None or records is None or all(part.verb not in _ONCE for part in op.parts()):
+            return self._run_parts(change, op)
+        results: list[Any] = []
+
+        def run(_: StoreChange) -> bytes:
+            results.append(self._run_parts(change, op))
+            if isinstance(results[0], CallError):
+                raise results[0]  # a request that failed is not remembered
+            return pack(results[0])
+
+        try:
+            if op.once is not None:
+                key, content = op.once
+                packed = records.once(
+                    change.at, run, session=0, sequence=0, content=content, key=key
+                )
+            else:
+                assert op.call is not None
+                session, sequence, content = op.call
+                packed = records.once(
+                    change.at, run, session=session, sequence=sequence, content=content
+                )
+        except CallError as error:
+            return error
+        return results[0] if results else unpack(packed)
+
+    def _run_parts(self, change: Change, op: Op) -> Any:
+        if op.verb != "many":
+            return _outcome(change, op)
+        return [
+            self._run(change, part) if part.once else _outcome(change, part) for part in op.parts()
+        ]
+
+    # ---------------------------------------------------------------- from time to time
+
+    def tick(self) -> bool:
+        """Clear what has expired or was dropped, a portion of it; whether there is more."""
+        self._files.let_go()
+        with self._writing:
+            if not self._store.writing:
+                return False
+            now = self._clock()
+            with self._store.view() as found:
+                due = _due(found, self._tables, now, self._hurry)
+            done = 0
+            if due:
+                touched: set[str] = set()
+                hurry, self._hurry = self._hurry, False
+
+                def run(at: StoreChange) -> int:
+                    change = Change(at, self._tables, now)
+                    count = change.tidy(TIDY, self._files.remove, hurry)
+                    change.close()
+                    touched.update(change.touched)
+                    return count
+
+                (done,) = self._store.execute([Job(run, releases=True)])
+                if isinstance(done, Exception):
+                    raise done
+                if touched:
+                    self._report(touched)
+                self._committed = True
+            self._forget_requests()
+            self._sweep()
+        return done >= TIDY
+
+    def _forget_requests(self) -> None:
+        # Only after writes: an idle store leaves the disk alone, and nothing is due before time.
+        if self._dedup is None or not self._committed:
+            return
+        job = self._dedup.housekeeping()
+        if job is not None:
+            self._committed = False
+            self._store.execute([job])
+
+    def _sweep(self) -> None:
+        """Remove what was left behind in the directory of uploads."""
+        now = time.monotonic()
+        if now < self._sweep_at:
+            return
+        self._sweep_at = now + SWEEP_EVERY
+
+        def named(blob: bytes) -> bool:
+            with self._store.view() as found:
+                return View(found, self._tables, self._clock()).blob(blob) is not None
+
+        self._files.sweep(time.time(), named)
+
+
+_ONCE = frozenset(("put", "put_many", "delete", "batch", "put_object", "copy", "drop", "configure"))
+
+
+def _outcome(view: View, op: Op) -> Any:
+    try:
+        return getattr(view, op.verb)(op.bucket, **op.arguments)
+    except CallError as error:
+        return error
+
+
+def _due(at: Any, tables: Any, now: int, hurry: bool) -> bool:
+    first = ExpiryIndex(tables["due"]).next_ms(at)
+    return first is not None and first <= now + (GRACE if hurry else 0)
+
+
+def groups(ops: Sequence[Op]) -> list[list[Op]]:
+    """`ops` in portions of one transaction each."""
+    found: list[list[Op]] = []
+    octets = 0
+    for op in ops:
+        added = sum(map(_octets, op.parts()))
+        if not found or octets + added > GROUP:
+            found.append([])
+            octets = 0
+        found[-1].append(op)
+        octets += added
+    return found
+
+
+def _octets(op: Op) -> int:
+    """About how much an operation adds."""
+    given = op.arguments
+    if op.verb == "put":
+        return len(given["body"])
+    if op.verb == "put_many":
+        return sum(len(body) for _, body in given["items"])
+    if op.verb == "batch":
+        return sum(len(step.get("body", b"")) for _, step in given["steps"])
+    return len(given.get("data") or b"")
+
+
+def pack(result: Any) -> bytes:
+    """A result of a verb, or a list of them with errors among them, as octets."""
+    if type(result) is int:
+        return payload.encode(result)
+    packed: bytes = msgpack.packb(result, default=_extend)
+    return packed
+
+
+def unpack(data: bytes) -> Any:
+    """What was packed."""
+    return msgpack.unpackb(data, ext_hook=_restore)
+
+
+def _extend(value: Any) -> Any:
+    if isinstance(value, CallError):
+        return msgpack.ExtType(_ERROR, msgpack.packb(errors.to_wire(value)))
+    raise InvalidArgument(f"{type(value).__name__} is no result")
+
+
+def _restore(code: int, data: bytes) -> Any:
+    number, fields = msgpack.unpackb(data)
+    return errors.from_wire(number, fields, started=False)

@@ -1,0 +1,302 @@
+"""The content of large objects: a file each, complete and flushed before anything names it.
+
+LMDB writes a file of 16 MiB at a quarter of the speed of the disk, and its dirty pages wait in
+memory; so what is larger than one part is kept beside it.
+
+    uploads/<id>    what is being sent, part by part, in any order
+    objects/<id>    what is complete; never changed, until it is removed
+
+`finish` makes an upload an object: it checks that every part is what its client sent, flushes the
+file, and gives it its second name. Only then may a transaction name it. What a crash leaves in
+`uploads` is removed a day after the last part, together with an object of that name if no
+transaction has named it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from mesh.errors import ConfigError, DataCorrupted, InvalidArgument, Overloaded, StoreFull
+from mesh.protocol.storage import MAX_PARTS, PART, part_digest
+from workers.store.place import sync_directory
+
+MOST: Final = 1000
+"""Uploads at a time."""
+IDLE_TTL: Final = 300.0
+"""Seconds after which an idle upload's file is closed; its next part opens it again."""
+UPLOAD_TTL: Final = 24 * 3600.0
+RESERVE: Final = 64 * 1024 * 1024
+"""Octets of the disk that parts must leave: deleting things takes a little room first."""
+FLUSH_AFTER: Final = 32 * 1024 * 1024
+"""Octets after which the disk is told to begin, so that `finish` has little left to wait for."""
+_OPEN: Final = 64
+
+
+@dataclass(slots=True)
+class Upload:
+    """An upload as this process knows it: the digests of the parts that it wrote itself."""
+
+    file: int
+    used_at: float
+    digests: dict[int, bytes] = field(default_factory=dict)
+    unflushed: int = 0
+    users: int = 0
+    ended: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Files:
+    """The two directories under that of the store. `clock`: seconds, monotonic."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self._objects = path / "objects"
+        self._uploading = path / "uploads"
+        try:
+            self._objects.mkdir(mode=0o700, exist_ok=True)
+            self._uploading.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot hold objects: {error.strerror}") from None
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._uploads: dict[bytes, Upload] = {}
+        self._reading: dict[bytes, int] = {}
+
+    # ---------------------------------------------------------------- writing
+
+    def write(self, name: bytes, number: int, data: bytes, digest: bytes) -> None:
+        """Write a part of an upload, which begins with its first one.
+
+        Raises:
+            StoreFull: the disk is.
+            Overloaded: too many uploads.
+        """
+        disk = os.statvfs(self._uploading)
+        if disk.f_bavail * disk.f_frsize < RESERVE + len(data):
+            raise _no_room()
+        upload = self._enter(name)
+        try:
+            _write_at(upload.file, data, number * PART)
+            with upload.lock:
+                upload.digests[number] = digest
+                upload.unflushed += len(data)
+                flush = upload.unflushed >= FLUSH_AFTER
+                if flush:
+                    upload.unflushed = 0
+            if flush:
+                os.fdatasync(upload.file)
+        except OSError as error:
+            raise _translated(error) from error
+        finally:
+            self._leave(upload)
+
+    def parts(self, name: bytes) -> list[bytes]:
+        """The digests of an upload's parts; of one that has not arrived, that of zeros."""
+        if (self._objects / name.hex()).exists():
+            file = os.open(self._objects / name.hex(), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return _digests(file, {})
+            finally:
+                os.close(file)
+        if not (self._uploading / name.hex()).exists():
+            return []
+        upload = self._enter(name)
+        try:
+            return _digests(upload.file, upload.digests)
+        finally:
+            self._leave(upload)
+
+    def finish(self, name: bytes, size: int, digests: bytes) -> None:
+        """Make an upload an object of `size` octets whose parts have `digests`, on disk.
+
+        Raises:
+            InvalidArgument: a part is missing, or is not what `digests` says.
+        """
+        if (self._objects / name.hex()).exists():
+            return  # it was done before, and the answer was lost
+        if not (self._uploading / name.hex()).exists():
+            raise InvalidArgument("there is no such upload: it was finished, abandoned or too old")
+        upload = self._enter(name)
+        try:
+            if os.fstat(upload.file).st_size != size:
+                raise InvalidArgument(
+                    f"the upload has {os.fstat(upload.file).st_size:,} octets, not {size:,}: "
+                    "send the parts that are missing"
+                )
+            for number in range(len(digests) // 8):
+                digest = digests[number * 8 : number * 8 + 8]
+                there = upload.digests.get(number)
+                if there is None:  # written by another process
+                    there = part_digest(os.pread(upload.file, PART, number * PART))
+                if there != digest:
+                    raise InvalidArgument(
+                        f"part {number} of the upload is not what its client sent; send it again",
+                        data={"part": number},
+                    )
+            os.fsync(upload.file)
+            os.link(self._uploading / name.hex(), self._objects / name.hex())
+            sync_directory(self._objects)
+        except OSError as error:
+            raise _translated(error) from error
+        finally:
+            self._leave(upload)
+
+    def discard(self, name: bytes) -> bool:
+        """Forget an upload; an object that was made of it stays. Whether there was one."""
+        with self._lock:
+            upload = self._uploads.pop(name, None)
+            if upload is not None:
+                self._close(upload)
+        with suppress(FileNotFoundError):
+            (self._uploading / name.hex()).unlink()
+            return True
+        return False
+
+    def remove(self, name: bytes) -> None:
+        """Remove an object."""
+        with self._lock:
+            file = self._reading.pop(name, None)
+            if file is not None:
+                os.close(file)
+        with suppress(FileNotFoundError):
+            (self._objects / name.hex()).unlink()
+
+    def sweep(self, now: float, named: Callable[[bytes], bool]) -> int:
+        """Remove uploads without a part for a day, and objects that nothing has `named`.
+
+        `now`: Unix time, as that of files. How many.
+        """
+        with self._lock:
+            for name, upload in list(self._uploads.items()):
+                if not upload.users and self._clock() - upload.used_at > IDLE_TTL:
+                    del self._uploads[name]
+                    self._close(upload)
+        swept = 0
+        for path in list(self._uploading.iterdir()):
+            try:
+                name = bytes.fromhex(path.name)
+                old = path.stat().st_mtime < now - UPLOAD_TTL
+            except (ValueError, FileNotFoundError):
+                continue
+            made = (self._objects / path.name).exists() and name not in self._uploads
+            if made and named(name):
+                self.discard(name)
+            elif old:
+                self.remove(name)
+                self.discard(name)
+                swept += 1
+        return swept
+
+    # ---------------------------------------------------------------- reading
+
+    def read(self, name: bytes, start: int, length: int) -> bytes:
+        """Octets of an object.
+
+        Raises:
+            DataCorrupted: its file is gone, or shorter.
+        """
+        with self._lock:
+            file = self._reading.pop(name, None)
+            try:
+                if file is None:
+                    file = os.open(self._objects / name.hex(), os.O_RDONLY | os.O_CLOEXEC)
+                self._reading[name] = file  # the last one that was used stands last
+                while len(self._reading) > _OPEN:
+                    os.close(self._reading.pop(next(iter(self._reading))))
+                copy = os.dup(file)
+            except OSError as error:
+                raise DataCorrupted(
+                    f"the file of object {name.hex()} cannot be read ({error.strerror}); "
+                    "restore a backup",
+                    data={"blob": name.hex()},
+                ) from error
+        try:
+            found = os.pread(copy, length, start)
+        except OSError as error:
+            raise DataCorrupted(
+                f"reading object {name.hex()} failed ({error.strerror}); check the disk",
+                data={"blob": name.hex()},
+            ) from error
+        finally:
+            os.close(copy)
+        return found
+
+    def let_go(self) -> None:
+        """Close what is kept open for reading and was removed: until then it takes its room."""
+        with self._lock:
+            for name, file in list(self._reading.items()):
+                if not os.fstat(file).st_nlink:
+                    os.close(self._reading.pop(name))
+
+    def close(self) -> None:
+        """Close all files."""
+        with self._lock:
+            for upload in self._uploads.values():
+                self._close(upload)
+            for file in self._reading.values():
+                os.close(file)
+            self._uploads.clear()
+            self._reading.clear()
+
+    # ---------------------------------------------------------------- uploads
+
+    def _enter(self, name: bytes) -> Upload:
+        with self._lock:
+            upload = self._uploads.get(name)
+            if upload is None:
+                if len(self._uploads) >= MOST:
+                    raise Overloaded(f"{MOST} uploads are under way already", retry_after=1.0)
+                try:
+                    path = self._uploading / name.hex()
+                    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                except OSError as error:
+                    raise _translated(error) from error
+                upload = self._uploads[name] = Upload(file, self._clock())
+            upload.used_at = self._clock()
+            upload.users += 1
+            return upload
+
+    def _leave(self, upload: Upload) -> None:
+        with self._lock:
+            upload.users -= 1
+            if upload.ended:
+                self._close(upload)
+
+    def _close(self, upload: Upload) -> None:
+        """Close its file now, or when the last one who uses it leaves."""
+        upload.ended = True
+        if not upload.users:
+            os.close(upload.file)
+
+
+def _digests(file: int, known: Mapping[int, bytes]) -> list[bytes]:
+    """Of all parts of a file; holes are parts of zeros, which their digests tell apart."""
+    parts = min(MAX_PARTS, -(-os.fstat(file).st_size // PART))
+    return [
+        known.get(number) or part_digest(os.pread(file, PART, number * PART))
+        for number in range(parts)
+    ]
+
+
+def _write_at(file: int, data: bytes, offset: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(file, left, offset)
+        left = left[written:]
+        offset += written
+
+
+def _translated(error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return _no_room()
+    return error
+
+
+def _no_room() -> StoreFull:
+    return StoreFull("the disk is full; make room, nothing is lost", retry_after=1.0)
