@@ -41,10 +41,15 @@ def until(ready: Callable[[], Any], *, timeout: float = 30.0) -> Any:
 
 
 class MemoryMesh:
-    """One broker at a fixed port, and the processes of the memory service."""
+    """One broker at a fixed port, and the processes of the memory or another service."""
 
     def __init__(
-        self, start: support.Start, data: Path | None, *words: str, processes: int = 3
+        self,
+        start: support.Start,
+        data: Path | None,
+        *words: str,
+        processes: int = 3,
+        service: str = "memory",
     ) -> None:
         """Start both. `data`: where the LMDB store is; None: the backend is one in memory."""
         self._start = start
@@ -54,17 +59,18 @@ class MemoryMesh:
         self._broker = self._start_broker()
         backend = ("--data", str(data)) if data else ("--backend", "memory")
         self.supervisor = start(
-            sys.executable, "-m", "workers", "memory", "--broker", self.endpoint,
+            sys.executable, "-m", "workers", service, "--broker", self.endpoint,
             *backend, *words, "--processes", str(processes),
         )  # fmt: skip
-        self.supervisor.expect_all(r"^serving memory pid=\d+$", processes, timeout=20)
+        self._serving = rf"^serving {service} pid=(\d+)$"
+        self.supervisor.expect_all(self._serving, processes, timeout=20)
 
     def _start_broker(self) -> support.Child:
         return support.start_broker(self._start, binds=(self.endpoint,))[0]
 
     def workers(self) -> list[int]:
         """The processes that have registered and are alive."""
-        pids = map(int, re.findall(r"^serving memory pid=(\d+)$", self.supervisor.output(), re.M))
+        pids = map(int, re.findall(self._serving, self.supervisor.output(), re.M))
         return [pid for pid in pids if _alive(pid)]
 
     def complete(self) -> bool:
@@ -113,7 +119,8 @@ def _alive(pid: int) -> bool:
 class Recorder:
     """What some clients did to a few keys, as a history."""
 
-    def __init__(self, endpoint: str, seed: int = SEED) -> None:
+    def __init__(self, endpoint: str, seed: int = SEED, service: str = "memory") -> None:
+        self.service = service
         self.history: list[Operation] = []
         self.errors: Counter[tuple[str, bool]] = Counter()
         """Calls that failed, by error and whether they may have been executed."""
@@ -182,7 +189,7 @@ class Client:
         returned_at = math.inf
         result: Any = UNKNOWN
         try:
-            result = self.mesh.call(f"memory.{method}", *args, **kw)
+            result = self.mesh.call(f"{recorder.service}.{method}", *args, **kw)
             returned_at = time.monotonic()
         except VersionConflict as error:
             result, returned_at = Conflict(error.data["version"]), time.monotonic()

@@ -214,6 +214,7 @@ class Change(View):
         self.at.delete(buckets, NAME + bucket.encode())
         self.at.delete(buckets, NUMBER + U32.pack(found.number))
         self._due.add(self.at, self.now, OF_BUCKET + U32.pack(found.number))
+        self._totals.version += 1  # those who follow it must not take the next one for it
         self.known[bucket] = None
         self.touched.add(bucket)
         return found.entries

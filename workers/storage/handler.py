@@ -177,20 +177,22 @@ class StorageHandler:
         that version have been told.
         """
         bell = self.bells.join(limits.check_bucket(bucket))
+        told = -1
         try:
             while True:
                 act = self.verbs.changes_page(after, prefix=prefix, limit=PAGE, bucket=bucket)
                 rows, reached = self._read(act.op)
                 for version, kind, key in rows:
                     yield [version, kind, key.decode()]
-                if len(rows) < PAGE and reached > after:
-                    yield [reached, "now", ""]
-                caught_up = reached == after or len(rows) < PAGE
-                after = reached
-                if caught_up:
-                    if not follow:
-                        return
-                    await bell.wait()
+                caught_up, after = reached == after or len(rows) < PAGE, reached
+                if not caught_up:
+                    continue
+                if told < after:
+                    told = after
+                    yield [after, "now", ""]
+                if not follow:
+                    return
+                await bell.wait()
         finally:
             self.bells.leave(bell)
 

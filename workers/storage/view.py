@@ -124,16 +124,16 @@ class View:
         there.
 
         Raises:
-            InvalidArgument: `after` lies so far back that deletions since then are forgotten.
+            InvalidArgument: deletions since `after` are forgotten, or the bucket was dropped.
         """
         found = self.bucket(bucket)
-        if found is None:
-            return [], after
-        if 0 < after < found.trimmed:
+        if found is None and not after:
+            return [], 0
+        if found is None or 0 < after < found.trimmed:
+            gone = "it was dropped" if found is None else f"up to {found.trimmed} not all are kept"
             raise InvalidArgument(
-                f"changes of bucket {bucket!r} up to version {found.trimmed} are no longer all "
-                f"known: read the bucket anew, then follow it from the version it has now",
-                data={"trimmed": found.trimmed},
+                f"changes of bucket {bucket!r} after version {after} are not known ({gone}): begin "
+                "anew, after 0",
             )
         rows: list[tuple[int, str, bytes]] = []
         reached = after

@@ -294,8 +294,11 @@ class Storage:
             explain(last, SERVICE, HOW_TO_START)
 
     def _ask(self, request: Request[T]) -> T:
+        return request.read(self._answer(self._begin(request)))
+
+    def _answer(self, pending: Pending[T]) -> T:
         try:
-            return request.read(self._begin(request).result())
+            return pending.result()
         except CallError as error:
             explain(error, SERVICE, HOW_TO_START)
 
@@ -345,7 +348,7 @@ class Storage:
                             open_calls[id(outcome)] = outcome
                         case Await(ticket):
                             del open_calls[id(ticket)]
-                            outcome = ticket.result()
+                            outcome = self._answer(ticket)
                         case Take(source):
                             outcome = source.take()
                         case Give(data):

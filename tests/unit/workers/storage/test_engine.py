@@ -1,0 +1,177 @@
+"""The engine over LMDB and files: what is on disk, what is damaged, what is full."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mesh.errors import DataCorrupted, InvalidArgument, StoreBusy, StoreFull
+from mesh.protocol.storage import PART
+from tests.conformance.storage.driver import Clock, Driver, opened_lmdb
+from workers.storage import files
+from workers.storage.engine import LmdbEngine
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_everything_is_there_after_reopening(tmp_path: Path, clock: Clock) -> None:
+    data = os.urandom(2 * PART + 1)
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    store.put("a", 1)
+    store.put_large("o", data)
+    store.put_small("small", b"x")
+    version = store.again(store.op("put", "b", 1), 1)
+    engine.close()
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    assert store.get("a") == 1 and store.content("o") == data and store.content("small") == b"x"
+    assert store.again(store.op("put", "b", 1), 1) == version
+    assert store.put("c", 1) == version + 1
+    engine.close()
+
+
+def test_a_reader_sees_commits_and_writes_nothing(tmp_path: Path, clock: Clock) -> None:
+    pid = os.fork()
+    if not pid:  # the writer, which lives on until it is told to end
+        engine = opened_lmdb(tmp_path / "s", clock)
+        store = Driver(engine, clock)
+        store.put("a", 1)
+        store.put_large("o", b"x" * (PART + 1))
+        (tmp_path / "ready").touch()
+        while not (tmp_path / "end").exists():
+            pass
+        os._exit(0)
+    try:
+        while not (tmp_path / "ready").exists():
+            pass
+        engine = LmdbEngine(tmp_path / "s", clock=clock)
+        store = Driver(engine, clock)
+        assert store.get("a") == 1 and store.content("o") == b"x" * (PART + 1)
+        with pytest.raises(StoreBusy):
+            store.put("b", 1)
+        assert engine.tick() is False
+        engine.close()
+    finally:
+        (tmp_path / "end").touch()
+        assert os.waitpid(pid, 0)[1] == 0
+
+
+def damage(path: Path, needle: bytes) -> None:
+    """Change one bit of where `needle` lies in a file."""
+    with path.open("r+b") as file:
+        content = file.read()
+        at = content.index(needle)
+        while at >= 0:
+            file.seek(at + 1)
+            file.write(bytes((content[at + 1] ^ 1,)))
+            at = content.find(needle, at + 1)
+
+
+def test_damage_is_told_by_key_and_never_returned(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    store.put("good", 1)
+    store.put("bad", "needle" * 5)
+    store.put_small("small", b"haystack" * 9)
+    data = os.urandom(2 * PART)
+    store.put_large("large", data)
+    engine.close()
+    damage(tmp_path / "s" / "data.mdb", b"needleneedle")
+    damage(tmp_path / "s" / "data.mdb", b"haystackhaystack")
+    (path,) = (tmp_path / "s" / "objects").iterdir()
+    damage(path, data[PART + 5 : PART + 25])
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    for read in (lambda: store.get("bad"), store.scan_page, lambda: store.content("small")):
+        with pytest.raises(DataCorrupted) as raised:
+            read()
+        assert raised.value.data["key"] in ("bad", "small")
+        assert raised.value.data["bucket"] == "default"
+    blob = store.object("large")["blob"]
+    assert engine.read_part(blob, 0, 0, PART) == data[:PART]
+    with pytest.raises(DataCorrupted, match="part 1"):
+        engine.read_part(blob, 1, 0, PART)
+    assert store.get("good") == 1
+    store.put("bad", "again")  # whoever has the value can repair it
+    assert store.delete(["small"]) == 1
+    assert store.scan_page()["items"] == ["bad", "good", "large"]
+    path.unlink()
+    store.tick()  # it is open no longer
+    with pytest.raises(DataCorrupted, match="cannot be read"):
+        engine.read_part(blob, 1, 0, PART)
+    engine.close()
+
+
+def test_a_full_store_goes_on_when_there_is_room(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock, max_size=4 * MIB)
+    store = Driver(engine, clock)
+    written = []
+    with pytest.raises(StoreFull):
+        for number in range(100):
+            store.put_small(f"o{number}", os.urandom(100_000))
+            written.append(f"o{number}")
+    assert len(written) > 10
+    store.delete(written[:-1])
+    store.tick()  # in a hurry, since it was full: nobody is waited for
+    assert store.put_small("again", os.urandom(100_000))
+    assert store.content(written[-1]) is not None
+    engine.close()
+
+
+def test_a_full_disk_refuses_parts_and_nothing_else(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    disk = os.statvfs(tmp_path)
+    monkeypatch.setattr(files, "RESERVE", disk.f_bavail * disk.f_frsize)
+    with pytest.raises(StoreFull, match="disk is full"):
+        store.send(b"x" * (PART + 1))
+    assert store.put("a", 1)
+    monkeypatch.undo()
+    assert store.put_large("o", b"x" * (PART + 1))
+    engine.close()
+
+
+def test_what_uploads_leave_is_swept(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    data = os.urandom(PART + 1)
+    name, _ = store.send(data)
+    kept, digests = store.send(data)
+    store.finish("o", data, kept, digests)
+    uploads, objects = tmp_path / "s" / "uploads", tmp_path / "s" / "objects"
+    assert [path.name for path in uploads.iterdir()] == [name.hex()]
+    # As a crash leaves them: linked and named, but not unlinked; and linked, but never named.
+    os.link(objects / kept.hex(), uploads / kept.hex())
+    orphan = os.urandom(16).hex()
+    (uploads / orphan).write_bytes(b"x")
+    os.link(uploads / orphan, objects / orphan)
+    old = 1_000_000_000
+    for path in (uploads / orphan, uploads / name.hex()):
+        os.utime(path, (old, old))
+    assert engine._files.sweep(old + 25 * 3600, lambda blob: blob == kept) == 2
+    assert list(uploads.iterdir()) == []
+    assert [path.name for path in objects.iterdir()] == [kept.hex()]
+    assert store.content("o") == data
+    with pytest.raises(InvalidArgument, match="no such upload"):
+        engine._files.finish(name, len(data), digests)
+    engine.close()
+
+
+def test_files_are_for_their_owner_alone(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    store.put_large("o", b"x" * (PART + 1))
+    store.send(b"y" * (PART + 1))
+    for path in (tmp_path / "s", *(tmp_path / "s").rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+    engine.close()
