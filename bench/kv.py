@@ -1,7 +1,8 @@
-"""Clients of a store of keys: `python -m bench.kv ROLE mesh|echo|redis ADDRESS [options]`.
+"""Clients of a store of keys: `python -m bench.kv ROLE KIND ADDRESS [options]`.
 
-The same loops over the memory service and over redis-py. Prints one JSON line of figures.
-`echo` calls the empty method instead: what a call costs before there is a store.
+The same loops over the memory service (`mesh`), the storage service, redis-py, PostgreSQL with
+psycopg, and SQLite in this very process. Prints one JSON line of figures. `echo` calls the empty
+method instead: what a call costs before there is a store.
 """
 
 from __future__ import annotations
@@ -62,6 +63,32 @@ class MeshStore:
         await self._mesh.close()
 
 
+class StorageStore(MeshStore):
+    """The storage service."""
+
+    def __init__(self, mesh: Any) -> None:
+        self._mesh = mesh
+        self._storage = mesh.storage
+
+    async def get(self, key: str) -> object:
+        return await self._storage.get(key)
+
+    async def set(self, key: str, value: bytes) -> object:
+        return await self._storage.put(key, value)
+
+    async def get_many(self, keys: list[str]) -> object:
+        return await self._storage.get_many(keys)
+
+    async def set_many(self, items: dict[str, bytes]) -> object:
+        return await self._storage.put_many(items)
+
+    async def get_calls(self, keys: list[str]) -> object:
+        return await self._mesh.batch("storage.get", [(key,) for key in keys], raise_errors=True)
+
+    async def set_calls(self, items: dict[str, bytes]) -> object:
+        return await self._mesh.batch("storage.put", list(items.items()), raise_errors=True)
+
+
 class EchoStore(MeshStore):
     """No store: a handler that gives back what a `get` would, or takes what a `set` would."""
 
@@ -115,15 +142,128 @@ class RedisStore:
         await self._client.aclose()
 
 
+class SqlStore:
+    """A table of keys and values; each change is committed before it is acknowledged."""
+
+    PUT: str
+    GET: str
+
+    async def get_many(self, keys: list[str]) -> object:
+        return [await self.get(key) for key in keys]
+
+    async def get_calls(self, keys: list[str]) -> object:
+        return await self.get_many(keys)
+
+    async def set_calls(self, items: dict[str, bytes]) -> object:
+        for key, value in items.items():
+            await self.set(key, value)
+        return None
+
+    async def get(self, key: str) -> object:
+        raise NotImplementedError
+
+    async def set(self, key: str, value: bytes) -> object:
+        raise NotImplementedError
+
+
+class PostgresStore(SqlStore):
+    """PostgreSQL with psycopg, over up to 64 connections that prepare their statements."""
+
+    PUT = "insert into kv values (%s, %s) on conflict (k) do update set v = excluded.v"
+    GET = "select v from kv where k = %s"
+
+    @classmethod
+    async def open(cls, url: str, callers: int) -> PostgresStore:
+        import psycopg
+
+        store = cls()
+        store._free = asyncio.Queue()
+        for number in range(min(callers, 64)):
+            connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+            connection.prepare_threshold = 0
+            if not number:
+                await connection.execute(
+                    "create table if not exists kv (k text primary key, v bytea not null)"
+                )
+            store._free.put_nowait(connection)
+        return store
+
+    _free: asyncio.Queue[Any]
+
+    async def _do(self, work: Callable[[Any], Awaitable[object]]) -> object:
+        connection = await self._free.get()
+        try:
+            return await work(connection)
+        finally:
+            self._free.put_nowait(connection)
+
+    async def get(self, key: str) -> object:
+        async def work(connection: Any) -> object:
+            row: Any = await (await connection.execute(self.GET, (key,))).fetchone()
+            return row and row[0]
+
+        return await self._do(work)
+
+    async def set(self, key: str, value: bytes) -> object:
+        return await self._do(lambda connection: connection.execute(self.PUT, (key, value)))
+
+    async def set_many(self, items: dict[str, bytes]) -> object:
+        async def work(connection: Any) -> object:
+            async with connection.transaction(), connection.cursor() as cursor:
+                return await cursor.executemany(self.PUT, list(items.items()))
+
+        return await self._do(work)
+
+    async def close(self) -> None:
+        while not self._free.empty():
+            await self._free.get_nowait().close()
+
+
+class SqliteStore(SqlStore):
+    """SQLite in this process, with a write-ahead log and full synchronisation."""
+
+    PUT = "insert into kv values (?, ?) on conflict (k) do update set v = excluded.v"
+    GET = "select v from kv where k = ?"
+
+    def __init__(self, path: str) -> None:
+        import sqlite3
+
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        for statement in (
+            "pragma journal_mode=wal", "pragma synchronous=full",
+            "create table if not exists kv (k text primary key, v blob not null) without rowid",
+        ):  # fmt: skip
+            self._connection.execute(statement)
+
+    async def get(self, key: str) -> object:
+        row = self._connection.execute(self.GET, (key,)).fetchone()
+        return row and row[0]
+
+    async def set(self, key: str, value: bytes) -> object:
+        return self._connection.execute(self.PUT, (key, value))
+
+    async def set_many(self, items: dict[str, bytes]) -> object:
+        self._connection.execute("begin")
+        self._connection.executemany(self.PUT, items.items())
+        return self._connection.execute("commit")
+
+    async def close(self) -> None:
+        self._connection.close()
+
+
 async def open_store(kind: str, address: str, callers: int) -> Store:
     """The store at `address`, filled with all keys (but for `echo`), for that many callers."""
     if kind == "redis":
         store: Store = RedisStore(address, callers)
+    elif kind == "postgres":
+        store = await PostgresStore.open(address, callers)
+    elif kind == "sqlite":
+        store = SqliteStore(address)
     else:
         mesh = await connect_async(address)
         if kind == "echo":
             return EchoStore(mesh)
-        store = MeshStore(mesh)
+        store = StorageStore(mesh) if kind == "storage" else MeshStore(mesh)
     source = workload.values()
     names = [workload.key(number) for number in range(workload.KEYS)]
     for begin in range(0, len(names), LOAD):
@@ -195,6 +335,8 @@ def single(kind: str, address: str, count: int) -> Figures:
         if kind == "echo":
             get = functools.partial(mesh.call, "bench.get")
             set_ = functools.partial(mesh.call, "bench.set")
+        elif kind == "storage":
+            get, set_ = mesh.storage.get, mesh.storage.put
         else:
             get, set_ = mesh.memory.get, mesh.memory.set
 
@@ -224,7 +366,7 @@ async def run(options: argparse.Namespace) -> Figures:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=sorted({*ROLES, "single"}))
-    parser.add_argument("store", choices=("mesh", "echo", "redis"))
+    parser.add_argument("store", choices=("mesh", "storage", "echo", "redis", "postgres", "sqlite"))
     parser.add_argument("address")
     parser.add_argument("--windows", type=lambda text: [int(part) for part in text.split(",")])
     parser.add_argument("--seconds", type=float, default=1.0)

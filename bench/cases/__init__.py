@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from bench.cases import bounds, calls, memory, raw, router
+from bench.cases import bounds, calls, memory, raw, router, storage
 from bench.harness import Case
 
 CASES: dict[str, Case] = {
     case.name: case
-    for case in (*raw.CASES, *calls.CASES, *memory.CASES, *router.CASES, *bounds.CASES)
+    for case in (
+        *raw.CASES,
+        *calls.CASES,
+        *memory.CASES,
+        *storage.CASES,
+        *router.CASES,
+        *bounds.CASES,
+    )
 }

@@ -20,9 +20,9 @@ from tests import support
 from tests.integration.memory_mesh import SEED, SOAK, Client, MemoryMesh, Recorder, until
 from tests.linearizability import UNKNOWN, Conflict, violations
 
-KILLS = 40 if SOAK else 3
+KILLS = 100 if SOAK else 3
 POINTS = ("received", "committed", "linked", "named", "unlinked")
-PASSES = 8 if SOAK else 1
+PASSES = 20 if SOAK else 1
 
 
 @pytest.fixture
