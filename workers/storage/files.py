@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -178,6 +179,9 @@ class Files:
                     del self._uploads[name]
                     self._close(upload)
         swept = 0
+        for held in self._uploading.parent.glob("backup-*"):  # of one that was interrupted
+            if held.stat().st_mtime < now - UPLOAD_TTL:
+                shutil.rmtree(held, ignore_errors=True)
         for path in list(self._uploading.iterdir()):
             try:
                 name = bytes.fromhex(path.name)

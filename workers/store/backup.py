@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -70,21 +71,47 @@ def verify(path: Path) -> Report:
         ConfigError: it is in use, or there is none.
         DataCorrupted: it cannot even be opened.
     """
-    report = Report()
+    with alone(path) as (view, tables):
+        return verify_tables(view, tables.values())
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[tuple[View, dict[str, Table]]]:
+    """One moment of the store or backup in `path`, which nobody has open, and all its tables.
+
+    Raises:
+        ConfigError: it is in use, or there is none.
+        DataCorrupted: it cannot even be opened.
+    """
     with closing(_Alone(path)) as found, found.env.begin(buffers=True) as txn:
-        view = View(txn)
-        for name, index in format.recorded_tables(txn, found.own).items():
-            table = Table(name, index, found.env.open_db(name.encode(), txn=txn, create=False))
-            _verify_table(view, table, report)
+        tables = {
+            name: Table(name, index, found.env.open_db(name.encode(), txn=txn, create=False))
+            for name, index in format.recorded_tables(txn, found.own).items()
+        }
+        yield View(txn), tables
+
+
+def verify_tables(view: View, tables: Iterable[Table]) -> Report:
+    """Read every entry of some tables."""
+    report = Report()
+    for table in tables:
+        _verify_table(view, table, report)
     return report
 
 
-def restore(backup: Path, target: Path, *, replace: bool = False) -> uuid.UUID:
+def restore(
+    backup: Path,
+    target: Path,
+    *,
+    replace: bool = False,
+    complete: Callable[[Path], object] = lambda made: None,
+) -> uuid.UUID:
     """Make a store in `target` of the backup in the directory `backup`; its uuid.
 
     Without `replace`, `target` must not exist and the store gets a uuid of its own. With it, the
     store takes the place of the lost one: it keeps the uuid, and what is in `target` moves aside to
-    `target` + `.replaced-<number>`; nobody may have it open.
+    `target` + `.replaced-<number>`; nobody may have it open. `complete` is called with the
+    directory that was made, before it gets its name, for what belongs to it beside `data.mdb`.
 
     Raises:
         ConfigError: `target` exists, or is in use.
@@ -98,24 +125,29 @@ def restore(backup: Path, target: Path, *, replace: bool = False) -> uuid.UUID:
     if replace and target.exists():
         with closing(_Alone(target)) as old:
             epoch = old.identity().epoch
-    with closing(_Alone(backup)) as source:
-        copy(source.env, fresh if replace else target)
-    made = fresh if replace else target
-    with closing(_Alone(made, writable=True)) as store, store.env.begin(write=True) as txn:
-        identity = format.read(txn, store.own)
-        chosen = identity.uuid if replace else uuid.uuid4()
-        format.set_uuid(txn, store.own, chosen)
-        if replace:
-            era = max(epoch, identity.epoch) // _ERA + 1
-            format.set_epoch(txn, store.own, era * _ERA)
-    if replace:
-        if target.exists():
-            number = 1
-            while (aside := target.with_name(f"{target.name}.replaced-{number}")).exists():
-                number += 1
-            target.rename(aside)
-        fresh.rename(target)
-        place.sync_directory(target.parent)
+    elif target.exists():
+        raise ConfigError(f"{target} exists; name a new directory, or replace what is there")
+    try:
+        with closing(_Alone(backup)) as source:
+            copy(source.env, fresh)
+        with closing(_Alone(fresh, writable=True)) as store, store.env.begin(write=True) as txn:
+            identity = format.read(txn, store.own)
+            chosen = identity.uuid if replace else uuid.uuid4()
+            format.set_uuid(txn, store.own, chosen)
+            if replace:
+                era = max(epoch, identity.epoch) // _ERA + 1
+                format.set_epoch(txn, store.own, era * _ERA)
+        complete(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if replace and target.exists():
+        number = 1
+        while (aside := target.with_name(f"{target.name}.replaced-{number}")).exists():
+            number += 1
+        target.rename(aside)
+    fresh.rename(target)
+    place.sync_directory(target.parent)
     return chosen
 
 

@@ -1,0 +1,64 @@
+"""`sage-mesh storage`: files in and out, and the care of the directory while the service works."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from mesh import connect
+from mesh.protocol.storage import PART
+from tests import support
+from tests.integration.memory_mesh import MemoryMesh
+
+
+def test_files_in_and_out(process: support.Start, tmp_path: Path) -> None:
+    mesh = MemoryMesh(process, tmp_path / "s", processes=2, service="storage")
+
+    def cli(*words: str, status: int = 0) -> str:
+        child = support.start_mesh(
+            process, "storage", words[0], "--broker", mesh.endpoint, *words[1:]
+        )
+        assert child.wait(timeout=30) == status, child.report()
+        return child.output()
+
+    def care(*words: str, status: int = 0) -> str:
+        child = support.start_mesh(process, "storage", *words)
+        assert child.wait(timeout=30) == status, child.report()
+        return child.output()
+
+    data = os.urandom(3 * PART + 7)
+    source = tmp_path / "source.bin"
+    source.write_bytes(data)
+    assert f"{len(data):,} octets" in cli("put", str(source), "dir/a")
+    assert "source.bin" in cli("put", str(source))
+    assert "exists" in cli("get", "dir/a", str(source), status=1)
+    cli("get", "dir/a", str(tmp_path / "target"))
+    assert (tmp_path / "target").read_bytes() == data
+    with connect(mesh.endpoint) as m:
+        m.storage.put("record", {"x": 1})
+    assert json.loads(cli("get", "record", "--json")) == {"x": 1}
+    listed = [json.loads(line) for line in cli("ls", "--json").splitlines()]
+    assert [item["key"] for item in listed] == ["dir/a", "record", "source.bin"]
+    assert "dir/a" in cli("ls", "dir/") and "record" not in cli("ls", "dir/")
+    assert "default" in cli("ls", "--buckets")
+    assert "there is no key" in cli("get", "nothing", status=1)
+    assert "1 deleted" in cli("rm", "source.bin", "nothing", status=1)
+
+    store, copied, restored = str(tmp_path / "s"), str(tmp_path / "b"), str(tmp_path / "r")
+    assert "all is well" in care("verify", "--data", store)
+    assert "all is well" in care("backup", copied, "--data", store)
+    with connect(mesh.endpoint) as m:
+        assert m.storage.put("after", 1)
+    assert "all is well" in care("verify", "--data", copied)
+    assert "in use" in care("compact", "--data", store, status=1)
+    assert "restored" in care("restore", copied, "--data", restored)
+    assert "octets before" in care("compact", "--data", restored)
+    assert "2 keys" in care("verify", "--data", restored)
+    assert "nothing says where" in care("verify", status=1)
+
+    again = MemoryMesh(process, tmp_path / "r", processes=1, service="storage")
+    with connect(again.endpoint) as m:
+        found = m.storage.get_object("dir/a")
+        assert found is not None and found.read() == data
+        assert m.storage.get("after") is None
