@@ -44,6 +44,8 @@ def examine(endpoints: Sequence[str], timeout: float) -> list[Finding]:
     found += _workers([worker for status in statuses for worker in status["workers"]])
     if any(service["name"] == "memory" for service in _offered(statuses)):
         found += _memory(endpoints, timeout)
+    if any(service["name"] == "storage" for service in _offered(statuses)):
+        found.append(_storage(endpoints, timeout))
     return found
 
 
@@ -115,6 +117,28 @@ def _workers(workers: Iterable[dict[str, Any]]) -> Iterator[Finding]:
             text = "its workers have different stores at different brokers"
             hint = "their data will differ: give all of them the same directory, or another name"
             yield Finding(f"service {service}", FAIL, text, hint)
+
+
+def _storage(endpoints: Sequence[str], timeout: float) -> Finding:
+    """Real calls: one that every process answers, and one that the writer does, to the disk."""
+    from mesh import connect
+
+    name = "service storage"
+    try:
+        with connect(*endpoints) as mesh:
+            quick = mesh.options(timeout=timeout, priority="system", idempotent=True).storage
+            begun = perf_counter()
+            quick.exists("check")
+            read = perf_counter() - begun
+            begun = perf_counter()
+            quick.delete()  # of nothing, but it goes the way of all writes
+            wrote = perf_counter() - begun
+    except MeshError as error:
+        hint = "read the log of its workers, and see `sage-mesh status`"
+        return Finding(name, FAIL, f"a call failed: {error}", hint)
+    return Finding(
+        name, OK, f"a read took {1000 * read:.1f} ms, a write to disk {1000 * wrote:.1f} ms"
+    )
 
 
 def _memory(endpoints: Sequence[str], timeout: float) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mesh.cli.output import FAILED, USAGE, Failure, Output, reporting
+from mesh.cli.processes import broker_environment
 
 if TYPE_CHECKING:
     from mesh.client.storage import Item, Storage
@@ -288,7 +290,8 @@ def rm(
 def _maintain(words: Sequence[str], as_json: bool) -> None:
     """Run the tool that the workers bring with them; it has the code of the store."""
     command = [sys.executable, "-P", "-m", "workers.storage", *(["--json"] if as_json else [])]
-    raise typer.Exit(subprocess.run([*command, *words]).returncode)
+    environment = {**os.environ, **broker_environment()}
+    raise typer.Exit(subprocess.run([*command, *words], env=environment).returncode)
 
 
 def _data(data: str | None, config: str | None) -> str:

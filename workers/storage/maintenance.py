@@ -134,7 +134,7 @@ def _copy_objects(source: Path, made: Path) -> None:
     objects.mkdir(mode=0o700)
     with backup.alone(made) as (view, tables):
         for name, blob in _blobs(view, tables):
-            if blob.whole or not (source / name.hex()).exists():
+            if blob.whole or not blob.refs or not (source / name.hex()).exists():
                 continue  # what is missing is found when the copy is verified
             with (source / name.hex()).open("rb") as old, (objects / name.hex()).open("xb") as new:
                 os.fchmod(new.fileno(), 0o600)

@@ -12,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -122,10 +122,11 @@ def restore(
         raise DataCorrupted(f"the backup {backup} is damaged: {'; '.join(damage[:3])}")
     fresh = target.with_name(f"{target.name}.restored-{uuid.uuid4().hex[:8]}")
     epoch = 0
-    if replace and target.exists():
-        with closing(_Alone(target)) as old:
+    if replace and (target / place.DATA).exists():
+        # What is so damaged that it cannot be opened is what a backup is for.
+        with suppress(DataCorrupted), closing(_Alone(target)) as old:
             epoch = old.identity().epoch
-    elif target.exists():
+    elif target.exists() and not replace:
         raise ConfigError(f"{target} exists; name a new directory, or replace what is there")
     try:
         with closing(_Alone(backup)) as source:
