@@ -24,6 +24,7 @@ COPY --from=build /opt/sage /opt/sage
 ENV PATH=/opt/sage/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SAGE_MEMORY_DATA=/data/memory \
+    SAGE_STORAGE_DATA=/data/storage \
     SAGE_MONITORING_ADDRESS=0.0.0.0:9090 \
     SAGE_LOG_FORMAT=json
 WORKDIR /data

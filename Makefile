@@ -47,7 +47,8 @@ run: $(STAMP)
 	$(PY) -m examples $(ARGS)
 
 up: $(STAMP)
-	SAGE_MEMORY_DATA=$${SAGE_MEMORY_DATA:-.mesh/memory} SAGE_MONITORING_ENABLED=true \
+	SAGE_MEMORY_DATA=$${SAGE_MEMORY_DATA:-.mesh/memory} \
+	SAGE_STORAGE_DATA=$${SAGE_STORAGE_DATA:-.mesh/storage} SAGE_MONITORING_ENABLED=true \
 		$(PY) -m mesh.cli up --detach --config config/default.yaml --run .mesh/run $(ARGS)
 
 down: $(STAMP)

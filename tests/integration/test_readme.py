@@ -56,9 +56,34 @@ def test_every_link_leads_somewhere(name: str) -> None:
         assert (ROOT / target).exists(), target
 
 
+def start_storage(process: support.Start, endpoint: str, folder: Path) -> None:
+    """The storage service, registered."""
+    words = ("storage", "--broker", endpoint, "--data", str(folder / "s"))
+    process(sys.executable, "-m", "workers", *words).expect(r"^serving storage", timeout=20)
+
+
+def test_the_blocks_of_the_storage_service(process: support.Start, tmp_path: Path) -> None:
+    _, (endpoint,) = support.start_broker(process)
+    start_storage(process, endpoint, tmp_path)
+    (block,) = blocks("docs/storage.md", "python")
+    block = block.replace(f"tcp://127.0.0.1:{PORT}", endpoint)
+    assert run(tmp_path, block).splitlines()[-1] == str(len(b"%PDF ..."))
+    care = commands(blocks("docs/storage.md", "sh")[0])
+    for number, line in enumerate(care):
+        folders = {"/backups": tmp_path, "/var/lib/sage/storage": tmp_path / "s",
+                   "/var/lib/sage": tmp_path}  # fmt: skip
+        for shown, meant in folders.items():
+            line = line.replace(shown, str(meant))
+        command, *words = shlex.split(line)
+        assert command == "sage-mesh"
+        status = 1 if "compact" in words else 0  # it says that the service must be stopped
+        done = support.run(sys.executable, "-m", "mesh.cli", *words, timeout=30)
+        assert done.returncode == status, (number, done.report())
+
+
 @pytest.mark.parametrize("name", READMES)
 def test_the_python_blocks(name: str, process: support.Start, tmp_path: Path) -> None:
-    service, calls, memory, unit_test = blocks(name, "python")
+    service, calls, memory, storage, unit_test = blocks(name, "python")
     _, (endpoint,) = support.start_broker(process)
     (tmp_path / "shop.py").write_text(service, "utf-8")
     worker = process(
@@ -68,6 +93,9 @@ def test_the_python_blocks(name: str, process: support.Start, tmp_path: Path) ->
     calls = calls.replace(f"tcp://127.0.0.1:{PORT}", endpoint)
     assert endpoint in calls
     run(tmp_path, service, calls)
+    start_storage(process, endpoint, tmp_path)
+    storage = storage.replace(f"tcp://127.0.0.1:{PORT}", endpoint)
+    assert "order:17" in run(tmp_path, storage.replace("    list(", "    print(*"))
     memory = memory.replace(PORT, str(support.free_port()))
     printed = run(tmp_path, memory + '    print(client.retrieve("user_session"))')
     assert "{'user_id': 123, 'name': 'Alice'}" in printed

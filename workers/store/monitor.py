@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
-from mesh.monitoring.families import PREFIX, cumulated, gauge
+from mesh.monitoring.families import PREFIX, cumulated, labelled
 from workers.store.store import Store
+
+SERVICE = ("service",)
 
 
 def families(store: Store) -> Iterator[Metric]:
     """The figures of `store`; those that only the process that writes knows, from that one."""
+    name = (store.service,)
+
+    def gauge(figure: str, text: str, value: float) -> Metric:
+        return labelled(GaugeMetricFamily, figure, text, SERVICE, {name: value})
+
     yield gauge("store_writing", "1 in the process that writes the store.", float(store.writing))
     if not store.writing:
         return
@@ -20,14 +32,16 @@ def families(store: Store) -> Iterator[Metric]:
     done = CounterMetricFamily(
         f"{PREFIX}store_events",
         "What the writer did: commits, jobs, failed, grown, full and so on.",
-        labels=("event",),
+        labels=(*SERVICE, "event"),
     )
     for event, count in store.counters.items():
-        done.add_metric((event,), count)
+        done.add_metric((*name, event), count)
     yield done
     flushes = HistogramMetricFamily(
-        f"{PREFIX}store_flush_seconds", "Seconds that a commit took to be on disk."
+        f"{PREFIX}store_flush_seconds",
+        "Seconds that a commit took to be on disk.",
+        labels=SERVICE,
     )
     took = store.flushes
-    flushes.add_metric((), cumulated(took.counts), took.sum)
+    flushes.add_metric(name, cumulated(took.counts), took.sum)
     yield flushes
