@@ -150,7 +150,7 @@ def test_a_stopped_worker_is_avoided_and_its_calls_go_elsewhere(process: support
             await load.more(300)
         assert load.failures == []
 
-    patience = () if SOAK else ("--set", "broker.hung_beats=16")  # 8 s with work in hand, not 30
+    patience = () if SOAK else ("--set", "broker.hung_beats=12")  # 6 s with work in hand, not 30
     _, (endpoint,) = support.start_broker(process, *patience)
     children = workers(process, endpoint, count=2)
     pids = [child.pid for child in children]
@@ -259,7 +259,7 @@ def test_replacing_two_brokers_in_turn_loses_no_call(
 def test_a_busy_worker_is_not_taken_for_dead(process: support.Start, method: str) -> None:
     _, (endpoint,) = support.start_broker(process)
     (child,) = workers(process, endpoint, count=1)
-    seconds = 29.0 if SOAK else 7.0
+    seconds = 29.0 if SOAK else 5.6  # lost is who is silent for 5 s
     with connect(endpoint) as mesh:
         answer = mesh.options(timeout=100.0).call(f"probe.{method}", seconds)
         assert answer == child.pid

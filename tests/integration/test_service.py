@@ -90,12 +90,12 @@ def test_a_drain_under_load_loses_nothing(process: Start, broker: str) -> None:
 
 
 def test_a_handler_that_holds_on_is_not_taken_for_dead(worker: Child, mesh: Mesh) -> None:
-    """Twelve seconds are more than any silence that the broker suffers."""
+    """Seven seconds are more than any silence that the broker suffers."""
     assert mesh.call("served.inline", 0) == 0
     patient = mesh.options(timeout=30)
-    pending = [patient.submit(method, 12) for method in ("served.block", "served.hog")]
+    pending = [patient.submit(method, 7) for method in ("served.block", "served.hog")]
     assert mesh.call("served.inline", 1) == 1
-    assert [call.result() for call in pending] == [12, 12]
+    assert [call.result() for call in pending] == [7, 7]
     assert worker.returncode is None
 
 
