@@ -55,7 +55,7 @@ down: $(STAMP)
 	$(PY) -m mesh.cli down --config config/default.yaml --run .mesh/run
 
 test: $(STAMP)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 soak: $(STAMP)
 	SAGE_SOAK=1 $(PY) -m pytest $(ARGS)

@@ -70,12 +70,20 @@ def _binary_and_source(name: str) -> tuple[str, str] | None:
     return spec.origin, os.path.join(folder, file.partition(".")[0] + ".py")
 
 
+ONLY_COMPILED = frozenset(f"mesh.transport.{part}" for part in ("_header", "_pump", "_stream"))
+
+
 class _Sources(importlib.abc.MetaPathFinder):
-    """Finds the source of the modules in NAMES, whether or not a compiled form lies beside it."""
+    """Finds the source of the modules in NAMES, whether or not a compiled form lies beside it.
+
+    What has no source in Python counts as not built: it was compiled for the compiled forms.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if name in ONLY_COMPILED:
+            raise ModuleNotFoundError(f"SAGE_PUMP=pure: {name} is left out", name=name)
         if name not in NAMES or not path:
             return None
         for folder in path:

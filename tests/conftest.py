@@ -57,8 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a failed test what its children have printed."""
+    """Show with a failed test what its children have printed, whatever that was."""
     report = yield
+    # Reports travel between processes as UTF-8, and tests print halves of characters on purpose.
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
     if report.failed:
         for child in item.stash.get(CHILDREN, []):
             report.sections.append((f"child process {child.pid}", child.report()))

@@ -12,6 +12,7 @@ from workers.storage.records import (
     DELETED,
     EXPIRED,
     HEAD,
+    KINDS,
     NAME,
     NUMBER,
     OBJECT,
@@ -24,8 +25,10 @@ from workers.storage.records import (
     Content,
     Entry,
     cost,
+    pack_entry,
     read_content,
     read_entry,
+    read_head,
 )
 from workers.storage.view import DIGEST, DIGESTS, Tables, View
 from workers.store import Change as StoreChange
@@ -36,6 +39,7 @@ GRACE: Final = 60_000
 KEEP_DELETED: Final = 24 * 3600 * 1000
 """Milliseconds for which deletions are told to those who follow the changes."""
 SLICE: Final = 500
+_MARKS: Final = tuple(bytes((kind,)) for kind in range(len(KINDS)))
 OF_ENTRY, OF_BLOB, OF_ROW, OF_BUCKET = b"e", b"g", b"t", b"b"
 
 
@@ -321,7 +325,7 @@ class Change(View):
         version: int | None,
         roomy: bool = False,
     ) -> int:
-        expire_at = self._lifetime(bucket, ttl)
+        expire_at = self._lifetime(bucket, ttl) if ttl or bucket.ttl else 0
         slot = U32.pack(bucket.number) + key
         before, old_cost = self._entry(slot)
         if only_if or version is not None:
@@ -329,23 +333,26 @@ class Change(View):
             self._compare_given(bucket, key, live, version)
             if only_if and (live is None) != (only_if == "absent"):
                 return 0
-        entry = Entry(kind, self._totals.version + 1, self.now, expire_at, body)
-        new_cost = cost(slot, entry)
-        if not roomy:
+        written = self._totals.version + 1
+        record = pack_entry(kind, written, self.now, expire_at, body)
+        new_cost = len(slot) + len(record)
+        if kind == OBJECT:
+            new_cost += read_content(body).size
+        if bucket.quota and not roomy:
             self._check_room(bucket, new_cost - old_cost)
-        self._totals.version += 1
-        self.at.put(self._entries, slot, entry.pack())
+        self._totals.version = written
+        self.at.put(self._entries, slot, record)
         if before is not None:
             self._forget(slot, before)
         elif not old_cost:
             bucket.entries += 1
         if expire_at:
             self._due.add(self.at, expire_at, OF_ENTRY + slot)
-        self.at.put(self._rows, ROW.pack(bucket.number, entry.version), bytes((kind,)) + key)
+        self.at.put(self._rows, ROW.pack(bucket.number, written), _MARKS[kind] + key)
         bucket.octets += new_cost - old_cost
         bucket.changed = True
         self.touched.add(bucket.name)
-        return entry.version
+        return written
 
     def _remove(self, bucket: Bucket, key: bytes, kind: int) -> int:
         """Remove a key, dead or alive or damaged; 1 if it was alive."""
@@ -371,25 +378,35 @@ class Change(View):
         self.at.delete(self._rows, ROW.pack(U32.unpack_from(slot)[0], entry.version))
         if entry.expire_at:
             self._due.remove(self.at, entry.expire_at, OF_ENTRY + slot)
-        name = _blob_of(entry)
-        blob = self.blob(name) if name is not None else None
-        if name is not None and blob is not None:
+        if entry.kind != OBJECT:
+            return
+        name = read_content(entry.body).blob
+        blob = self.blob(name)
+        if blob is not None:
             blob.refs -= 1
             self.at.put(self.tables["blobs"], name, blob.pack())
             if not blob.refs:
                 self._due.add(self.at, self.now + GRACE, OF_BLOB + name)
 
     def _entry(self, slot: bytes) -> tuple[Entry | None, int]:
-        """What lies at `slot`, dead or alive, and its cost; of what is damaged only that."""
+        """What lies at `slot`, dead or alive, and its cost; of what is damaged only that.
+
+        A record comes without its body, and unverified: all that is done with it here is to
+        replace it, and to take back the row of the log that its version names.
+        """
+        found = self.at.glance(self._entries, slot)
+        if found is None:
+            return None, 0
+        entry = read_head(found)
+        if entry.kind == RECORD and not entry.expire_at:
+            return entry, len(slot) + len(found)
         try:
             record = self.at.get(self._entries, slot)
         except DataCorrupted as error:
             if error.__cause__ is not None:
                 raise  # not this record is damaged, but the way to it
-            raw = self.at.raw.get(slot, db=self._entries.handle)
-            return None, len(slot) + len(raw) - DIGEST
-        if record is None:
-            return None, 0
+            return None, len(slot) + len(found)
+        assert record is not None
         entry = read_entry(record)
         return entry, cost(slot, entry)
 

@@ -201,7 +201,7 @@ class LmdbEngine:
         """The result of one operation, or of its first run; a CallError in its place."""
         records = self._dedup
         known = op.once or op.call
-        if known is None or records is None or all(part.verb not in _ONCE for part in op.parts()):
+        if known is None or records is None:
             return self._run_parts(change, op)
         results: list[Any] = []
 
@@ -292,9 +292,6 @@ class LmdbEngine:
                 return View(found, self._tables, self._clock()).blob(blob) is not None
 
         self._files.sweep(time.time(), named)
-
-
-_ONCE = frozenset(("put", "put_many", "delete", "batch", "put_object", "copy", "drop", "configure"))
 
 
 def _outcome(view: View, op: Op) -> Any:

@@ -65,9 +65,16 @@ class Entry:
     expire_at: int
     body: bytes
 
-    def pack(self) -> bytes:
-        """The record."""
-        return _ENTRY.pack(self.kind, self.version, self.modified_at, self.expire_at) + self.body
+
+def pack_entry(kind: int, version: int, modified_at: int, expire_at: int, body: bytes) -> bytes:
+    """The record of an entry."""
+    return _ENTRY.pack(kind, version, modified_at, expire_at) + body
+
+
+def read_head(record: bytes | memoryview) -> Entry:
+    """An entry from its record, without its body."""
+    kind, version, modified_at, expire_at = _ENTRY.unpack_from(record)
+    return Entry(kind, version, modified_at, expire_at, b"")
 
 
 def read_entry(record: bytes) -> Entry:

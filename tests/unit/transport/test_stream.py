@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from mesh.protocol import native
 from mesh.protocol.messages import FINAL, RAW, REQUEST, Body, Message
 
-_stream = pytest.importorskip("mesh.transport._stream", reason="nothing is compiled here")
+_stream = pytest.importorskip(
+    "mesh.transport._stream", reason="nothing compiled is in use", exc_type=ImportError
+)
 
 MAX_FRAME = 1_000_000
 
