@@ -73,6 +73,10 @@ class MemoryMesh:
         pids = map(int, re.findall(self._serving, self.supervisor.output(), re.M))
         return [pid for pid in pids if _alive(pid)]
 
+    def broker_pid(self) -> int:
+        """The process of the broker."""
+        return self._broker.pid
+
     def complete(self) -> bool:
         """Whether all processes run."""
         return len(self.workers()) >= self._processes

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import lmdb
 import msgpack
 
 from mesh import errors
@@ -101,6 +102,15 @@ class LmdbEngine:
 
     def read(self, ops: Sequence[Op]) -> list[Any]:
         """Run operations that only read, in any process."""
+        try:
+            return self._read(ops)
+        except lmdb.Error as error:
+            # What met a broken page has ended the moment for all that were read with it.
+            if len(ops) > 1:
+                return [result for op in ops for result in self.read((op,))]
+            return [DataCorrupted(f"the store is damaged ({error}); restore a backup")]
+
+    def _read(self, ops: Sequence[Op]) -> list[Any]:
         with self._store.view() as found:
             number = found.raw.id()
             known = self._known[1] if self._known[0] == number else None

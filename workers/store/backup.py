@@ -84,10 +84,11 @@ def alone(path: Path) -> Iterator[tuple[View, dict[str, Table]]]:
         DataCorrupted: it cannot even be opened.
     """
     with closing(_Alone(path)) as found, found.env.begin(buffers=True) as txn:
-        tables = {
-            name: Table(name, index, found.env.open_db(name.encode(), txn=txn, create=False))
-            for name, index in format.recorded_tables(txn, found.own).items()
-        }
+        with format.trusting_no_bit(path):
+            tables = {
+                name: Table(name, index, found.env.open_db(name.encode(), txn=txn, create=False))
+                for name, index in format.recorded_tables(txn, found.own).items()
+            }
         yield View(txn), tables
 
 
@@ -95,7 +96,10 @@ def verify_tables(view: View, tables: Iterable[Table]) -> Report:
     """Read every entry of some tables."""
     report = Report()
     for table in tables:
-        _verify_table(view, table, report)
+        try:
+            _verify_table(view, table, report)
+        except lmdb.Error as error:  # where one tree is broken, the others cannot be walked either
+            report.damage.append(f"table {table.name!r} cannot be read: {error}")
     return report
 
 

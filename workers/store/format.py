@@ -8,14 +8,16 @@ transaction and only while no other process has it open; a newer one is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import lmdb
 
-from mesh.errors import ConfigError
+from mesh.errors import ConfigError, DataCorrupted
 from workers.store.tables import Table
 
 FORMAT: Final = 1
@@ -75,6 +77,24 @@ def describe(
         }
         identity = read(txn, own)
     return identity, opened, own
+
+
+@contextmanager
+def trusting_no_bit(path: Path) -> Iterator[None]:
+    """Read what a store says about itself, which carries no checksum.
+
+    Raises:
+        DataCorrupted: in the place of whatever nonsense leads to.
+    """
+    try:
+        yield
+    except lmdb.MapResizedError:
+        raise
+    except (lmdb.Error, ValueError, TypeError, KeyError) as error:
+        raise DataCorrupted(
+            f"what the store in {path} says about itself is damaged "
+            f"({type(error).__name__}: {error}); restore a backup"
+        ) from error
 
 
 def read(txn: Any, own: Any) -> Identity:

@@ -120,12 +120,17 @@ class Store:
             alone = openers.alone
             engine = Engine(directory, map_size=min(map_size, max_size), alone=alone)
             try:
-                identity, opened, own = engine.as_large_as_the_file(
-                    lambda: format.describe(
-                        engine.env, service=service, tables=tables, uuid=uuid.uuid4(), alone=alone
+                with format.trusting_no_bit(directory):
+                    identity, opened, own = engine.as_large_as_the_file(
+                        lambda: format.describe(
+                            engine.env,
+                            service=service,
+                            tables=tables,
+                            uuid=uuid.uuid4(),
+                            alone=alone,
+                        )
                     )
-                )
-                engine.env.reader_check()
+                    engine.env.reader_check()
                 openers.share()
             except BaseException:
                 engine.close()
