@@ -39,6 +39,8 @@ GRACE: Final = 60_000
 KEEP_DELETED: Final = 24 * 3600 * 1000
 """Milliseconds for which deletions are told to those who follow the changes."""
 SLICE: Final = 500
+UNLINKED_PER_ENTRY: Final = 8 * 1024 * 1024
+"""Octets of a file that are unlinked in about the time that an entry takes."""
 _MARKS: Final = tuple(bytes((kind,)) for kind in range(len(KINDS)))
 OF_ENTRY, OF_BLOB, OF_ROW, OF_BUCKET = b"e", b"g", b"t", b"b"
 
@@ -233,6 +235,8 @@ class Change(View):
         until = self.now + GRACE if hurry else self.now
         done = 0
         for at_ms, name in self._due.due(self.at, until, limit):
+            if done >= limit:
+                break
             kind, what = name[:1], name[1:]
             if at_ms > self.now and kind != OF_BLOB:
                 continue
@@ -241,7 +245,7 @@ class Change(View):
             if kind == OF_ENTRY:
                 self._expire(what)
             elif kind == OF_BLOB:
-                self._clear_blob(what, unlink)
+                done += self._clear_blob(what, unlink)
             elif kind == OF_ROW:
                 self._trim(what)
             elif not self._clear_bucket(what):
@@ -266,10 +270,11 @@ class Change(View):
             if entry.expire_at and entry.expire_at <= self.now:
                 self._remove(bucket, slot[4:], EXPIRED)
 
-    def _clear_blob(self, name: bytes, unlink: Callable[[bytes], object]) -> None:
+    def _clear_blob(self, name: bytes, unlink: Callable[[bytes], object]) -> int:
+        """Remove content that nothing names; how many entries that is worth in time."""
         blob = self.blob(name)
         if blob is None or blob.refs:
-            return
+            return 0
         if blob.whole:
             self.at.delete(self.tables["bodies"], name)
         else:
@@ -278,6 +283,7 @@ class Change(View):
             for row, _ in list(self.at.items(self.tables["digests"], prefix=name)):
                 self.at.delete(self.tables["digests"], row)
         self.at.delete(self.tables["blobs"], name)
+        return blob.size // UNLINKED_PER_ENTRY
 
     def _trim(self, row: bytes) -> None:
         number, version = ROW.unpack(row)

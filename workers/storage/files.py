@@ -50,6 +50,7 @@ class Upload:
     unflushed: int = 0
     users: int = 0
     ended: bool = False
+    sealed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -75,16 +76,21 @@ class Files:
         """Write a part of an upload, which begins with its first one.
 
         Raises:
+            InvalidArgument: it has become an object, which is never changed.
             StoreFull: the disk is.
             Overloaded: too many uploads.
         """
         disk = os.statvfs(self._uploading)
         if disk.f_bavail * disk.f_frsize < RESERVE + len(data):
             raise _no_room()
+        if (self._objects / name.hex()).exists():
+            raise _finished()
         upload = self._enter(name)
         try:
-            _write_at(upload.file, data, number * PART)
             with upload.lock:
+                if upload.sealed:
+                    raise _finished()
+                _write_at(upload.file, data, number * PART)
                 upload.digests[number] = digest
                 upload.unflushed += len(data)
                 flush = upload.unflushed >= FLUSH_AFTER
@@ -120,30 +126,21 @@ class Files:
             InvalidArgument: a part is missing, or is not what `digests` says.
         """
         if (self._objects / name.hex()).exists():
+            if b"".join(self.parts(name)) != digests:
+                raise _finished()
             return  # it was done before, and the answer was lost
         if not (self._uploading / name.hex()).exists():
             raise InvalidArgument("there is no such upload: it was finished, abandoned or too old")
         upload = self._enter(name)
         try:
-            if os.fstat(upload.file).st_size != size:
-                raise InvalidArgument(
-                    f"the upload has {os.fstat(upload.file).st_size:,} octets, not {size:,}: "
-                    "send the parts that are missing"
-                )
-            for number in range(len(digests) // 8):
-                digest = digests[number * 8 : number * 8 + 8]
-                there = upload.digests.get(number)
-                if there is None:  # written by another process
-                    there = part_digest(os.pread(upload.file, PART, number * PART))
-                if there != digest:
-                    raise InvalidArgument(
-                        f"part {number} of the upload is not what its client sent; send it again",
-                        data={"part": number},
-                    )
+            with upload.lock:
+                _check(upload, size, digests)
+                upload.sealed = True
             os.fsync(upload.file)
             os.link(self._uploading / name.hex(), self._objects / name.hex())
             sync_directory(self._objects)
         except OSError as error:
+            upload.sealed = False
             raise _translated(error) from error
         finally:
             self._leave(upload)
@@ -286,6 +283,30 @@ def _digests(file: int, known: Mapping[int, bytes]) -> list[bytes]:
         known.get(number) or part_digest(os.pread(file, PART, number * PART))
         for number in range(parts)
     ]
+
+
+def _check(upload: Upload, size: int, digests: bytes) -> None:
+    """Raise InvalidArgument unless an upload is what its client has sent."""
+    there = os.fstat(upload.file).st_size
+    if there != size:
+        raise InvalidArgument(
+            f"the upload has {there:,} octets, not {size:,}: send the parts that are missing"
+        )
+    for number in range(len(digests) // 8):
+        found = upload.digests.get(number)
+        if found is None:  # written by another process
+            found = part_digest(os.pread(upload.file, PART, number * PART))
+        if found != digests[number * 8 : number * 8 + 8]:
+            raise InvalidArgument(
+                f"part {number} of the upload is not what its client sent; send it again",
+                data={"part": number},
+            )
+
+
+def _finished() -> InvalidArgument:
+    return InvalidArgument(
+        "this upload has become an object already; begin a new one", data={"finished": True}
+    )
 
 
 def _write_at(file: int, data: bytes, offset: int) -> None:

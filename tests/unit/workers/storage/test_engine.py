@@ -167,6 +167,21 @@ def test_what_uploads_leave_is_swept(tmp_path: Path, clock: Clock) -> None:
     engine.close()
 
 
+def test_a_finished_object_is_never_changed(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    data, other = os.urandom(PART + 1), os.urandom(PART + 1)
+    name, digests = store.send(data)
+    engine._files.finish(name, len(data), digests)  # and before the transaction the writer dies
+    with pytest.raises(InvalidArgument) as raised:
+        store.send(other, name)
+    assert raised.value.data == {"finished": True}
+    with pytest.raises(InvalidArgument):
+        store.finish("o", other, name, digests[::-1])
+    assert store.finish("o", data, name, digests) and store.content("o") == data
+    engine.close()
+
+
 def test_files_are_for_their_owner_alone(tmp_path: Path, clock: Clock) -> None:
     engine = opened_lmdb(tmp_path / "s", clock)
     store = Driver(engine, clock)
