@@ -38,6 +38,8 @@ RECORD, OBJECT = "record", "object"
 
 def check_bucket(name: Any) -> str:
     """`name` if it may name a bucket. Raises InvalidArgument."""
+    if name == DEFAULT_BUCKET:
+        return DEFAULT_BUCKET
     if not isinstance(name, str) or not name or len(utf8(name, "bucket")) > MAX_BUCKET:
         raise InvalidArgument(
             f"bucket={shown(name)} is not text of 1 to {MAX_BUCKET} octets; "

@@ -321,7 +321,7 @@ def groups(ops: Sequence[Op]) -> list[list[Op]]:
     found: list[list[Op]] = []
     octets = 0
     for op in ops:
-        added = sum(map(_octets, op.parts()))
+        added = _octets(op) if op.verb != "many" else sum(map(_octets, op.parts()))
         if not found or octets + added > GROUP:
             found.append([])
             octets = 0

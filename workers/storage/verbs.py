@@ -179,10 +179,10 @@ class Verbs:
         arguments = {
             "key": limits.check_key(key),
             "body": limits.check_body(packed_body(value, packed)),
-            **_conditions(ttl, only_if, version),
         }
+        arguments.update(_conditions(ttl, only_if, version))
         op = Op("put", limits.check_bucket(bucket), arguments)
-        return Act(_once(op, idempotency_key), lambda version: version or None)
+        return Act(_once(op, idempotency_key), _version)
 
     def put_many(
         self,
@@ -390,8 +390,14 @@ class Verbs:
         return Op("put_object", limits.check_bucket(bucket), given)
 
 
+def _version(version: int) -> int | None:
+    return version or None
+
+
 def _conditions(ttl: Any, only_if: Any, version: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if ttl is None and version is None and only_if == "":
+        return found
     if ttl is not None:
         found["ttl"] = _ttl(ttl)
     if only_if:
@@ -409,6 +415,8 @@ def _ttl(ttl: Any) -> int:
 
 def _once(op: Op, key: str) -> Op:
     """The operation, done once under a key of the caller's own if there is one."""
+    if key == "":
+        return op
     name = limits.check_idempotency_key(key) if key else b""
     if name:
         given = {**op.arguments}
