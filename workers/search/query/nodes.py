@@ -1,0 +1,112 @@
+"""What a query means, whichever way it was written: a tree of these nodes.
+
+`parse` reads query strings into it, `structured` reads mappings; `workers/search/text` runs it.
+Values are in the one form that the schema gives them (dates in UTC, whole numbers, text).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Texts that hold words of `text`, as the field's analyzer finds them; all of them, if `every`.
+
+    `field` "": any text field, each with its boost; a document counts by its best one.
+    """
+
+    field: str
+    text: str
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Texts that hold the words one after the other, with up to `slop` moves between them."""
+
+    field: str
+    text: str
+    slop: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Texts with a word that begins with `text`; whole values, where the field has no words."""
+
+    field: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzy:
+    """Texts with a word that is up to `distance` (1 or 2) edits away from `text`."""
+
+    field: str
+    text: str
+    distance: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Documents whose field has one of `values`, as a whole."""
+
+    field: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Documents whose field lies between two values; None: without a bound."""
+
+    field: str
+    low: Any = None
+    high: Any = None
+    include_low: bool = True
+    include_high: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """Documents that have the field."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every document, with score 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bool:
+    """Documents for which every `must` and `filters` holds, none of `must_not`, and of `should` at
+    least `at_least`. The score is the sum of those of `must` and `should`.
+    """
+
+    must: tuple[Node, ...] = ()
+    should: tuple[Node, ...] = ()
+    must_not: tuple[Node, ...] = ()
+    filters: tuple[Node, ...] = ()
+    at_least: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Boost:
+    """`node` with its score multiplied."""
+
+    node: Node
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    """Texts with the most telling words of some given ones: (field, text) pairs."""
+
+    texts: tuple[tuple[str, str], ...]
+
+
+Node: TypeAlias = (
+    Match | Phrase | Prefix | Fuzzy | Terms | Range | Exists | All | Bool | Boost | Like
+)

@@ -1,0 +1,1 @@
+"""The vector index of a field: immutable segments and a small fresh part, both derived."""
