@@ -27,6 +27,8 @@ MAX_QUERY = 64 * 1024
 MAX_SUGGESTED = 256
 MAX_OFFSET = 10_000
 MAX_NEAREST = 10_000
+MAX_ROWS = 10_000_000
+"""Documents that one query may filter vectors by, or delete."""
 MAX_SORT = 8
 MAX_FACETS = 64
 MAX_FIELDS = 200

@@ -1,0 +1,270 @@
+"""The search service in a directory: documents in LMDB, and the indexes that are derived from them.
+
+One process writes, every process reads. What lives in the writer's memory alone: the values of
+documents on their way to the indexes (after a take-over they are read from the store), and the
+indexes that are open for writing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgpack
+
+from mesh.errors import CallError, DataCorrupted, MeshError
+from workers.search.change import SLICE, Change, Fresh
+from workers.search.indexing import Indexer
+from workers.search.operations import Op
+from workers.search.readers import Readers
+from workers.search.records import TABLES
+from workers.search.searching import Searcher
+from workers.search.view import Definitions, View
+from workers.store import Change as StoreChange
+from workers.store import Job, Store, dedup
+from workers.store.dedup import Dedup
+
+MAX_SIZE: Final = 1024**4
+"""Octets of documents; the file takes what its content needs, and the disk sets the limit."""
+GROUP: Final = 16 * 1024 * 1024
+"""Octets of documents in one transaction; its pages wait in memory until the commit."""
+INDEXES: Final = "indexes"
+TICK_EVERY: Final = 1.0
+RELEASES: Final = frozenset(("delete", "delete_rows", "drop"))
+SEARCHES: Final = frozenset(("query", "similar", "count", "rows", "suggest"))
+
+log = logging.getLogger("workers.search")
+
+
+class SearchEngine:
+    """The store in a directory. `clock` gives Unix time in milliseconds."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_size: int = MAX_SIZE,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._clock = clock
+        self._store = Store.open(
+            path, service="search", tables={**TABLES, **dedup.TABLES}, max_size=max_size
+        )
+        self._tables = {name: self._store.tables[name] for name in TABLES}
+        self._definitions = Definitions()
+        directory = self._store.path / INDEXES
+        self._readers = Readers(directory)
+        self._searcher = Searcher(self._readers, self._moment)
+        # The rest belongs to the process that writes.
+        self._writing = threading.RLock()
+        self._dedup: Dedup | None = None
+        self._indexer = Indexer(
+            self._store, self._tables, Definitions(), directory, self._commit, time.monotonic
+        )
+        self._wake = threading.Event()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def store(self) -> Store:
+        """The shared store below."""
+        return self._store
+
+    @property
+    def indexer(self) -> Indexer:
+        """What keeps the indexes up to date, while this process writes."""
+        return self._indexer
+
+    def identity(self) -> dict[str, Any]:
+        """The store's uuid and epoch."""
+        return {"uuid": str(self._store.uuid), "epoch": self._store.epoch}
+
+    def stand(self, gained: Callable[[int], None], lost: Callable[[Exception], None]) -> None:
+        """Stand for writer; see `Store.elect`."""
+
+        def begin(epoch: int) -> None:
+            with self._writing:
+                self._dedup = Dedup(self._store.tables)
+            self._indexer.begin()
+            self._thread = threading.Thread(target=self._work, name="search-index", daemon=True)
+            self._thread.start()
+            gained(epoch)
+
+        self._store.elect(begin, lost)
+
+    def close(self) -> None:
+        """Bring the indexes up to date, hand over, and close the store."""
+        self._ending = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._indexer.close()
+        self._readers.close()
+        self._store.close()
+
+    # ---------------------------------------------------------------- reading
+
+    def read(self, ops: Sequence[Op]) -> list[Any]:
+        """Run operations that only read, in any process."""
+        return [self._read(op) for op in ops]
+
+    def _read(self, op: Op) -> Any:
+        try:
+            if op.verb in SEARCHES:
+                return getattr(self._searcher, op.verb)(op.collection, **op.arguments)
+            with self._moment() as view:
+                return getattr(view, op.verb)(op.collection, **op.arguments)
+        except CallError as error:
+            return error
+        except lmdb.Error as error:
+            return DataCorrupted(f"the store is damaged ({error}); restore a backup")
+
+    @contextmanager
+    def _moment(self) -> Iterator[View]:
+        with self._store.view() as at:
+            yield View(at, self._tables, self._definitions)
+
+    # ---------------------------------------------------------------- writing
+
+    def execute(self, ops: Sequence[Op]) -> list[Any]:
+        """Run operations that write; only in the process that does."""
+        results: list[Any] = []
+        for group in groups(ops):
+            results += self._execute(group)
+        for name in {part.collection for op in ops for part in op.parts() if part.wait}:
+            self.refresh(name)
+        self._wake.set()
+        return results
+
+    def refresh(self, collection: str) -> None:
+        """Have searches see what was written to a collection until now."""
+        with self._moment() as view:
+            found = view.find(collection)
+        if found is not None:
+            self._indexer.refresh(found.number)
+
+    def _execute(self, ops: Sequence[Op]) -> list[Any]:
+        fresh: list[Fresh] = []
+        touched: set[int] = set()
+
+        def run(change: Change) -> list[Any]:
+            results = [self._run(change, op) for op in ops]
+            fresh[:], touched_now = change.fresh, change.touched
+            touched.clear()
+            touched.update(touched_now)
+            return results
+
+        try:
+            releases = all(part.verb in RELEASES for op in ops for part in op.parts())
+            results: list[Any] = self._commit(run, releases=releases)
+        except MeshError as error:
+            return [error] * len(ops)
+        self._indexer.note(fresh, touched)
+        return results
+
+    def _commit(self, run: Callable[[Change], Any], *, releases: bool = True) -> Any:
+        """The result of `run` in a transaction, once it is on disk.
+
+        Raises:
+            StoreError: it was not committed.
+        """
+        definitions = Definitions()  # what a transaction has seen may not come to be
+
+        def within(at: StoreChange) -> Any:
+            change = Change(at, self._tables, definitions, self._clock())
+            result = run(change)
+            change.close()
+            return result
+
+        with self._writing:
+            (outcome,) = self._store.execute([Job(within, releases=releases)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _run(self, change: Change, op: Op) -> Any:
+        """The result of one operation, or of its first run; a CallError in its place."""
+        records = self._dedup
+        if op.call is None or records is None:
+            return _run_parts(change, op)
+        results: list[Any] = []
+
+        def run(_: StoreChange) -> bytes:
+            results.append(_run_parts(change, op))
+            if isinstance(results[0], CallError):
+                raise results[0]  # a request that failed is not remembered
+            packed: bytes = msgpack.packb(results[0])
+            return packed
+
+        session, sequence, content = op.call
+        try:
+            packed = records.once(
+                change.at, run, session=session, sequence=sequence, content=content
+            )
+        except CallError as error:
+            return error
+        return results[0] if results else msgpack.unpackb(packed)
+
+    # ---------------------------------------------------------------- from time to time
+
+    def _work(self) -> None:
+        """Keep the indexes up to date, and clear up, while this process writes."""
+        while not self._ending and self._store.writing:
+            wait: float | None = TICK_EVERY
+            try:
+                wait = self._indexer.work()
+                self._clear()
+            except Exception:
+                if self._store.writing:
+                    log.exception("the indexes could not be brought up to date; it is tried again")
+                wait = TICK_EVERY
+            self._wake.wait(TICK_EVERY if wait is None else min(wait, TICK_EVERY))
+            self._wake.clear()
+
+    def _clear(self) -> None:
+        records = self._dedup
+        job = None if records is None else records.housekeeping()
+        if job is None:
+            return
+        with self._store.view() as at:
+            dropped = at.count(self._tables["dropped"])
+        if dropped:
+            while self._commit(lambda change: change.clear_dropped(SLICE)) and not self._ending:
+                pass
+        with self._writing:
+            self._store.execute([job])
+
+
+def _run_parts(change: Change, op: Op) -> Any:
+    if op.verb != "many":
+        return _changed(change, op)
+    return [_changed(change, part) for part in op.parts()]
+
+
+def _changed(change: Change, op: Op) -> Any:
+    try:
+        return getattr(change, op.verb)(op.collection, **op.arguments)
+    except CallError as error:
+        return error
+
+
+def groups(ops: Sequence[Op]) -> list[list[Op]]:
+    """`ops` in portions of one transaction each."""
+    found: list[list[Op]] = []
+    octets = 0
+    for op in ops:
+        added = sum([
+            len(one.body) for part in op.parts() for one in part.arguments.get("documents", ())
+        ])  # fmt: skip
+        if not found or octets + added > GROUP:
+            found.append([])
+            octets = 0
+        found[-1].append(op)
+        octets += added
+    return found

@@ -1,0 +1,220 @@
+"""Running queries: the documents of the hits, and what else is told of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, TypeAlias, TypeVar
+
+from mesh.errors import InvalidArgument, StoreBusy
+from mesh.protocol import payload
+from mesh.protocol.search import MAX_ROWS
+from workers.search.asked import (
+    EVERYTHING,
+    Answer,
+    Query,
+    Similar,
+    filtered,
+    text_node,
+    vector_of,
+)
+from workers.search.legs import Ranked, text_leg, vector_legs
+from workers.search.query.nodes import Node
+from workers.search.query.structured import filter_of
+from workers.search.readers import OpenIndex, Readers
+from workers.search.records import Collection, Document
+from workers.search.resembling import numbers, resembling, rows_of
+from workers.search.schema import KEYWORD, TAGS, TEXT, Schema
+from workers.search.text.facets import FacetSpec
+from workers.search.text.highlight import highlight
+from workers.search.view import View
+
+T = TypeVar("T")
+
+ATTEMPTS: Final = 3
+
+Moment: TypeAlias = AbstractContextManager[View]
+"""`with moment as view:` is one moment of the store."""
+
+
+class _Gone(Exception):
+    """The document of a hit is not there: the index is of an earlier or later moment."""
+
+
+class Searcher:
+    """Runs queries over the indexes of `readers`, each at a moment of its own."""
+
+    def __init__(self, readers: Readers, moment: Callable[[], Moment]) -> None:
+        self._readers = readers
+        self._moment = moment
+
+    def query(self, collection: str, query: Query) -> Answer:
+        """Run a query as of the last refresh."""
+        began = time.perf_counter()
+
+        def run(view: View, found: Collection, index: OpenIndex) -> Answer:
+            node = None
+            vector = None if query.vector is None else vector_of(query, index.schema)
+            if query.query is not None or vector is None:
+                node = text_node(query, index.schema)
+            return _run(view, found, index, query, node, vector, (), began)
+
+        return self._with_index(collection, run) or _nothing(query, began)
+
+    def similar(self, collection: str, given: Similar, query: Query) -> Answer:
+        """Documents that resemble others, which are left out."""
+        began = time.perf_counter()
+
+        def run(view: View, found: Collection, index: OpenIndex) -> Answer:
+            rows = rows_of(view, found, given.keys)
+            against = rows_of(view, found, given.unlike)
+            node, vector = resembling(view, found, index.schema, given, query, rows, against)
+            if query.vector is not None:
+                vector = vector_of(query, index.schema)
+            if node is None and vector is None:
+                raise InvalidArgument(
+                    "nothing to compare by: the documents have neither texts nor a vector in the "
+                    "fields asked for"
+                )
+            return _run(view, found, index, query, node, vector, {*rows, *against}, began)
+
+        return self._with_index(collection, run) or _nothing(query, began)
+
+    def count(self, collection: str, query: Query) -> int:
+        """How many documents a query finds."""
+
+        def run(view: View, found: Collection, index: OpenIndex) -> int:
+            node = filtered(text_node(query, index.schema), query, index.schema)
+            return index.text.search(node, limit=0).total
+
+        return self._with_index(collection, run) or 0
+
+    def rows(self, collection: str, query: Query) -> list[int]:
+        """The rows of all documents that a query finds."""
+
+        def run(view: View, found: Collection, index: OpenIndex) -> list[int]:
+            node = filtered(text_node(query, index.schema), query, index.schema)
+            rows = index.text.rows(node, MAX_ROWS)
+            if rows is None:
+                raise InvalidArgument(f"more than {MAX_ROWS:,} documents: narrow the query")
+            return [int(row) for row in rows]
+
+        return self._with_index(collection, run) or []
+
+    def suggest(
+        self, collection: str, name: str, prefix: str, limit: int, filters: Any
+    ) -> list[tuple[str, int]]:
+        """How a text that begins with `prefix` may go on, the most frequent first."""
+
+        def run(view: View, found: Collection, index: OpenIndex) -> list[tuple[str, int]]:
+            index.schema.field(name)
+            node = None if filters is None else filter_of(filters, index.schema)
+            return index.text.suggest(name, prefix, limit, node)
+
+        return self._with_index(collection, run) or []
+
+    def _with_index(
+        self, collection: str, run: Callable[[View, Collection, OpenIndex], T]
+    ) -> T | None:
+        """What `run` returns; None if nothing has been indexed yet.
+
+        Raises:
+            InvalidArgument: there is no such collection.
+            StoreBusy: its index cannot be read at this moment.
+        """
+        for _ in range(ATTEMPTS):
+            with self._moment() as view:
+                found = view.existing(collection)
+                index = self._readers.of(found, view.state(found.number))
+                if index is None:
+                    return None
+                try:
+                    return run(view, found, index)
+                except _Gone:
+                    continue
+        raise StoreBusy(
+            f"the index of collection {collection!r} and its documents do not agree, "
+            "time after time; rebuild() it if that remains",
+            retry_after=0.2,
+        )
+
+
+def _run(
+    view: View,
+    found: Collection,
+    index: OpenIndex,
+    query: Query,
+    node: Node | None,
+    vector: bytes | None,
+    without: Sequence[int] | set[int],
+    began: float,
+) -> Answer:
+    schema = index.schema
+    if vector is not None:
+        ranked = vector_legs(index, query, node, vector, without)
+    else:
+        ranked = text_leg(index, query, filtered(node or EVERYTHING, query, schema), without)
+    hits, bodies = _hits(view, found, index, query, ranked, node)
+    facets: dict[str, Any] = {}
+    if query.facets:
+        specs = {name: FacetSpec.parse(name, one, schema) for name, one in query.facets.items()}
+        facets = index.text.facets(filtered(node or EVERYTHING, query, schema), specs)
+    took = time.perf_counter() - began
+    return Answer(hits, bodies, ranked.total, ranked.cursor, facets, index.applied, took)
+
+
+def _hits(
+    view: View,
+    found: Collection,
+    index: OpenIndex,
+    query: Query,
+    ranked: Ranked,
+    node: Node | None,
+) -> tuple[list[dict[str, Any]], list[bytes]]:
+    hits: list[dict[str, Any]] = []
+    bodies: list[bytes] = []
+    for row, score, facts in zip(ranked.rows, ranked.scores, ranked.facts, strict=True):
+        document = view.document_at(found, row)
+        if document is None:
+            raise _Gone
+        hit: dict[str, Any] = {"id": document.id, "score": score, "version": row, **facts}
+        if query.highlight is not None and node is not None:
+            hit["highlight"] = _highlighted(document, node, index.schema, query.highlight)
+        if query.explain and node is not None:
+            hit["explain"] = index.text.explain(node, row)
+        hits.append(hit)
+        if query.source is True:
+            bodies.append(document.body)
+        elif query.source:
+            bodies.append(_selected(document, query.source))
+    return hits, bodies
+
+
+def _nothing(query: Query, began: float) -> Answer:
+    total = 0 if query.total else None
+    return Answer([], [], total, b"", {}, 0, time.perf_counter() - began)
+
+
+def _selected(document: Document, names: Sequence[str]) -> bytes:
+    """The document with its id and those fields alone; vectors as lists of numbers."""
+    values = payload.decode(document.body)
+    for name, vector in document.vectors.items():
+        values[name] = numbers(vector).tolist()
+    return payload.encode({name: values[name] for name in ("id", *names) if name in values})
+
+
+def _highlighted(
+    document: Document, node: Node, schema: Schema, wanted: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    values = payload.decode(document.body)
+    options = {name: value for name, value in wanted.items() if name != "fields"}
+    found: dict[str, list[str]] = {}
+    for name in wanted["fields"]:
+        value = values.get(name)
+        if value is not None and schema.field(name).kind in (TEXT, KEYWORD, TAGS):
+            texts = [value] if isinstance(value, str) else list(value)
+            fragments = highlight(node, schema, name, texts, **options)
+            if fragments:
+                found[name] = fragments
+    return found
