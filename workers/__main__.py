@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from mesh.errors import ConfigError
 from mesh.service.process import EXIT_CONFIG, begin_logging
-from mesh.settings import WORKERS, brokers
+from mesh.settings import BUILT_IN, WORKERS, brokers
 from mesh.settings.flags import add_flags, chosen
-from workers.memory import process as memory
-from workers.storage import process as storage
 
-SERVICES = {"memory": memory, "storage": storage}
+SERVICES = {name: import_module(f"workers.{name}.process") for name in BUILT_IN}
 COMMON = {
     "--broker": ("brokers", "ENDPOINT"),
     "--monitor": ("monitoring.address", "ADDRESS"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.cli.findings import FAIL, OK, WARN, Finding, show
 from mesh.cli.output import Output
 from mesh.cli.status import Status, fetch
 from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from mesh.client.sync import Caller
 
 EXIT_WARNED = 3
 SLOW = 0.25
@@ -42,10 +45,10 @@ def examine(endpoints: Sequence[str], timeout: float) -> list[Finding]:
             statuses.append(status)
     found += _services(statuses)
     found += _workers([worker for status in statuses for worker in status["workers"]])
-    if any(service["name"] == "memory" for service in _offered(statuses)):
-        found += _memory(endpoints, timeout)
-    if any(service["name"] == "storage" for service in _offered(statuses)):
-        found.append(_storage(endpoints, timeout))
+    offered = {service["name"] for service in _offered(statuses)}
+    for name, call in CALLS.items():
+        if name in offered:
+            found.append(_called(f"service {name}", call, endpoints, timeout))
     return found
 
 
@@ -119,49 +122,48 @@ def _workers(workers: Iterable[dict[str, Any]]) -> Iterator[Finding]:
             yield Finding(f"service {service}", FAIL, text, hint)
 
 
-def _storage(endpoints: Sequence[str], timeout: float) -> Finding:
-    """Real calls: one that every process answers, and one that the writer does, to the disk."""
+def _called(
+    name: str,
+    call: Callable[[Caller], tuple[str, str, str]],
+    endpoints: Sequence[str],
+    timeout: float,
+) -> Finding:
+    """How real calls of a built-in service go."""
     from mesh import connect
 
-    name = "service storage"
-    try:
-        with connect(*endpoints) as mesh:
-            quick = mesh.options(timeout=timeout, priority="system", idempotent=True).storage
-            begun = perf_counter()
-            quick.exists("check")
-            read = perf_counter() - begun
-            begun = perf_counter()
-            quick.delete()  # of nothing, but it goes the way of all writes
-            wrote = perf_counter() - begun
-    except MeshError as error:
-        hint = "read the log of its workers, and see `sage-mesh status`"
-        return Finding(name, FAIL, f"a call failed: {error}", hint)
-    return Finding(
-        name, OK, f"a read took {1000 * read:.1f} ms, a write to disk {1000 * wrote:.1f} ms"
-    )
-
-
-def _memory(endpoints: Sequence[str], timeout: float) -> Iterator[Finding]:
-    """Real calls: one that every process answers, and one that the writer does."""
-    from mesh import connect
-
-    name = "service memory"
     try:
         with connect(*endpoints) as mesh:
             quick = mesh.options(timeout=timeout, priority="system", idempotent=True)
-            begun = perf_counter()
-            quick.memory.exists("check")
-            took = perf_counter() - begun
-            stats = quick.memory.stats()
+            state, text, hint = call(quick)
     except MeshError as error:
         hint = "read the log of its workers, and see `sage-mesh status`"
-        yield Finding(name, FAIL, f"a call failed: {error}", hint)
-        return
+        return Finding(name, FAIL, f"a call failed: {error}", hint)
+    return Finding(name, state, text, hint)
+
+
+def _storage(mesh: Caller) -> tuple[str, str, str]:
+    begun = perf_counter()
+    mesh.storage.exists("check")
+    read = perf_counter() - begun
+    begun = perf_counter()
+    mesh.storage.delete()  # of nothing, but it goes the way of all writes
+    wrote = perf_counter() - begun
+    return OK, f"a read took {1000 * read:.1f} ms, a write to disk {1000 * wrote:.1f} ms", ""
+
+
+def _memory(mesh: Caller) -> tuple[str, str, str]:
+    begun = perf_counter()
+    mesh.memory.exists("check")
+    took = perf_counter() - begun
+    stats = mesh.memory.stats()
     capacity = stats["capacity"]
     share = stats["octets"] / capacity if capacity else 0.0
     text = f"a read took {1000 * took:.1f} ms; {share:.0%} of its {capacity:,} octets are in use"
     if share > FULL and not stats["evicted"]:
         hint = "raise performance.cache_size, or let it evict (services.memory.eviction)"
-        yield Finding(name, WARN, text, hint)
-    else:
-        yield Finding(name, OK, text)
+        return WARN, text, hint
+    return OK, text, ""
+
+
+CALLS = {"memory": _memory, "storage": _storage}
+"""Calls of each built-in service: some that every process answers, some that its writer does."""

@@ -71,7 +71,7 @@ def up(config: str | None, folder: str | None, output: Output) -> int:
 
     Raises:
         ConfigError: a setting is wrong.
-        Failure: a mesh runs already in this folder.
+        Failure: a mesh runs already in this folder, or over the same data.
     """
     from mesh import settings
     from mesh.supervision import shell
@@ -83,6 +83,9 @@ def up(config: str | None, folder: str | None, output: Output) -> int:
     address = settings.monitor_at(found)
     with ExitStack() as stack:
         stack.callback(os.close, shell.claim(where))
+        for service, asked in settings.wanted(found).items():
+            if asked.data is not None:
+                stack.callback(os.close, shell.claim_data(service, asked.data, where))
         monitored = shell.monitored_in(where) if address is not None else None
 
         def plans() -> dict[str, shell.Plan]:
@@ -144,6 +147,7 @@ def detach(config: str | None, folder: str | None, timeout: float, output: Outpu
     command += ["--config", config] if config is not None else []
     log = where / "up.log"
     with log.open("ab") as file:
+        begun_at = file.tell()
         child = subprocess.Popen(
             command,
             env={**os.environ, **broker_environment()},
@@ -156,7 +160,7 @@ def detach(config: str | None, folder: str | None, timeout: float, output: Outpu
     while True:
         status = child.poll()
         if status is not None:
-            last = log.read_text(errors="replace").splitlines()[-5:]
+            last = log.read_bytes()[begun_at:].decode(errors="replace").splitlines()[-5:]
             raise Failure(f"it has ended with status {status}: {'; '.join(last)}", f"see {log}")
         with suppress(Failure):
             members = control.ask(where, {"do": "members"}, 1.0)["members"]

@@ -11,13 +11,23 @@ from __future__ import annotations
 
 from mesh.settings.keys import Key, canonical, keys, value_of
 from mesh.settings.load import FILE_VARIABLE, Flags, Loaded, changed, load
-from mesh.settings.model import Settings
-from mesh.settings.rules import BOTH, CLIENTS, WORKERS, binds, brokers, monitor_at
+from mesh.settings.model import BUILT_IN, Settings
+from mesh.settings.rules import (
+    BOTH,
+    CLIENTS,
+    WORKERS,
+    Wanted,
+    binds,
+    brokers,
+    monitor_at,
+    wanted,
+)
 from mesh.settings.text import default_yaml, schema, schema_text, show_rows, show_yaml
 from mesh.settings.values import Problem
 
 __all__ = [
     "BOTH",
+    "BUILT_IN",
     "CLIENTS",
     "FILE_VARIABLE",
     "WORKERS",
@@ -26,6 +36,7 @@ __all__ = [
     "Loaded",
     "Problem",
     "Settings",
+    "Wanted",
     "binds",
     "brokers",
     "canonical",
@@ -39,4 +50,5 @@ __all__ = [
     "show_rows",
     "show_yaml",
     "value_of",
+    "wanted",
 ]

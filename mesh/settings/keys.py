@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mesh.settings.kinds import Kind, nearest
-from mesh.settings.model import Section, Settings
+from mesh.settings.model import BUILT_IN, Section, Settings
 
 # The description of the product has these two inside `services`.
 ALIASES = {"services.discovery": "discovery", "services.monitoring": "monitoring"}
@@ -16,9 +16,8 @@ SHORT_VARIABLES = {
     "SAGE_SERVICE_PORT": "services.memory.port",
     "SAGE_MEMORY_BACKEND": "services.memory.backend",
     "SAGE_MEMORY_URL": "services.memory.url",
-    "SAGE_MEMORY_DATA": "services.memory.data",
-    "SAGE_STORAGE_DATA": "services.storage.data",
     "SAGE_MEMORY_SIZE": "performance.cache_size",
+    **{f"SAGE_{name.upper()}_DATA": f"services.{name}.data" for name in BUILT_IN},
 }
 
 

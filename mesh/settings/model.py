@@ -147,6 +147,10 @@ class Services(Section):
     storage: Storage = Storage()
 
 
+BUILT_IN = tuple(section.name for section in fields(Services))
+"""The built-in services by name: each has a section above, and a module `workers.NAME.process`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mdp(Section):
     """Peers that speak MDP, the Majordomo protocol."""

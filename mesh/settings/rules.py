@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mesh.errors import ConfigError
 from mesh.protocol.endpoints import is_local, parse_endpoint
 from mesh.settings.keys import keys, value_of
-from mesh.settings.model import Settings
+from mesh.settings.model import BUILT_IN, Settings
 from mesh.settings.values import Given, Problem
 
 BOTH, CLIENTS, WORKERS = "both", "clients", "workers"
@@ -23,6 +25,25 @@ def binds(settings: Settings) -> dict[str, tuple[str, ...]]:
         inner = memory.host.removeprefix("[").removesuffix("]")
         host = f"[{inner}]" if ":" in inner else inner
         found[BOTH] = (parse_endpoint(f"tcp://{host}:{memory.port}", bind=True),)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A built-in service that `sage-mesh up` is to run; `data` is None if it keeps none here."""
+
+    processes: int
+    data: Path | None
+
+
+def wanted(settings: Settings) -> dict[str, Wanted]:
+    """The built-in services of a whole mesh: memory, and each that has a directory for its data."""
+    found = {}
+    for name in BUILT_IN:
+        section = getattr(settings.services, name)
+        stored = section.data and getattr(section, "backend", "lmdb") == "lmdb"
+        if section.data or name == "memory":
+            found[name] = Wanted(section.processes, Path(section.data) if stored else None)
     return found
 
 

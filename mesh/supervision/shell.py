@@ -20,7 +20,7 @@ from mesh.cli.processes import Process, broker_command, broker_environment
 from mesh.errors import ConfigError
 from mesh.monitoring.together import address_in
 from mesh.protocol.endpoints import is_local
-from mesh.settings import Settings, binds
+from mesh.settings import Settings, binds, wanted
 from mesh.supervision.core import BROKER, NEVER, WORKER, Supervision
 
 HOPELESS = {BROKER: 2, WORKER: 78}
@@ -28,6 +28,7 @@ HOPELESS = {BROKER: 2, WORKER: 78}
 LAST_LINES = 3
 CONTROL_TTL = 10.0
 LOCK = "up.lock"
+MAX_NOTE = 4200
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,8 @@ def plans(settings: Settings, config: str | None, monitored: Path | None) -> dic
     else:
         count = sum(map(len, binds(settings).values()))
         found["broker-1"] = Plan(BROKER, broker(), "listening ", count)
-    memory, storage = settings.services.memory, settings.services.storage
-    found["memory"] = Plan(WORKER, worker("memory"), "serving ", memory.processes)
-    if storage.data:
-        found["storage"] = Plan(WORKER, worker("storage"), "serving ", storage.processes)
+    for service, asked in wanted(settings).items():
+        found[service] = Plan(WORKER, worker(service), "serving ", asked.processes)
     return found
 
 
@@ -111,22 +110,38 @@ def claim(folder: Path) -> int:
     Raises:
         Failure: another mesh has it, or it cannot be used.
     """
+    return _claimed(folder, folder, "name another folder: --run DIR")
+
+
+def claim_data(service: str, folder: Path, run: Path) -> int:
+    """Take the directory of a service's data for the mesh in the run folder `run`, as `claim` does.
+
+    Over one store two meshes would each have workers of the service, but only one of them a writer.
+
+    Raises:
+        Failure: another mesh has it, or it cannot be used.
+    """
+    return _claimed(folder, run, f"name another directory: services.{service}.data")
+
+
+def _claimed(folder: Path, run: Path, otherwise: str) -> int:
+    """The open lock file in `folder`, which now names this process and `run`."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Failure(f"{folder}: {error.strerror}", "name another folder: --run DIR") from None
+        raise Failure(f"{folder}: {error.strerror}", otherwise) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = os.pread(lock, 20, 0).decode().strip()
+        pid, _, owner = os.pread(lock, MAX_NOTE, 0).decode(errors="replace").strip().partition("\n")
         os.close(lock)
-        raise Failure(
-            f"a mesh runs already in {folder} (pid {pid})",
-            "end it with `sage-mesh down`, or name another folder: --run DIR",
-        ) from None
+        what = f"a mesh runs already in {owner} (pid {pid})"
+        data = "" if folder == run else f", with its data in {folder}"
+        hint = f"end it with `sage-mesh down --run {owner}`, or {otherwise}"
+        raise Failure(what + data, hint) from None
     os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    os.pwrite(lock, f"{os.getpid()}\n{run.resolve()}\n".encode(errors="replace"), 0)
     return lock
 
 
@@ -143,7 +158,7 @@ def down(folder: Path, timeout: float) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        pid = int(os.pread(lock, 20, 0))
+        pid = int(os.pread(lock, MAX_NOTE, 0).split()[0])
     else:
         os.close(lock)
         raise Failure(f"no mesh runs in {folder}", "name its folder: --run DIR")

@@ -98,6 +98,11 @@ def test_down_ends_it_and_a_second_up_is_refused(process: support.Start, config:
     second = support.start_mesh(process, "up", *words)
     assert second.wait(timeout=20) == 1
     assert f"runs already in {words[3]} (pid {up.pid})" in second.output()
+    elsewhere = ("--config", str(config), "--run", str(config.with_name("other")))
+    third = support.start_mesh(process, "up", "--detach", *elsewhere)  # over the same data
+    assert third.wait(timeout=20) == 1
+    assert f"(pid {up.pid}), with its data in {config.with_name('data')}" in third.output()
+    assert f"down --run {words[3]}" in third.output()
     assert support.start_mesh(process, "down", *words).wait(timeout=40) == 0
     assert up.wait(timeout=5) == 0
     assert support.start_mesh(process, "down", *words).wait(timeout=20) == 1

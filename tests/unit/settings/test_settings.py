@@ -16,10 +16,12 @@ from mesh.client.calls import ClientSettings
 from mesh.client.configured import client_settings, configure
 from mesh.errors import ConfigError
 from mesh.settings import (
+    BUILT_IN,
     CLIENTS,
     WORKERS,
     Loaded,
     Settings,
+    Wanted,
     binds,
     brokers,
     default_yaml,
@@ -31,6 +33,7 @@ from mesh.settings import (
     show_rows,
     show_yaml,
     value_of,
+    wanted,
 )
 from mesh.settings.keys import variables
 from mesh.settings.kinds import Missing
@@ -353,3 +356,14 @@ def test_showing(write) -> None:
         "variable": "SAGE_BROKER_GRACE",
         "live": True,
     }
+
+
+def test_up_runs_memory_and_each_service_that_has_a_directory() -> None:
+    def asked(**environ: str) -> dict[str, Wanted]:
+        return wanted(load(environ=environ).settings)
+
+    assert asked() == {"memory": Wanted(1, None)}
+    found = asked(**{f"SAGE_{name.upper()}_DATA": f"/d/{name}" for name in BUILT_IN})
+    assert found == {name: Wanted(1, Path(f"/d/{name}")) for name in BUILT_IN}
+    elsewhere = asked(SAGE_MEMORY_BACKEND="redis", SAGE_MEMORY_DATA="/d/memory")
+    assert elsewhere == {"memory": Wanted(1, None)}
