@@ -83,6 +83,7 @@ class Supervision:
         self._ready_timeout = ready_timeout
         self._drain_timeout = drain_timeout
         self._brokers_stood = False
+        self._stood = False
         self._generation = 1
         self._actions: list[tuple[Action, str]] = []
 
@@ -102,9 +103,14 @@ class Supervision:
         if member.state == "starting":
             self._enter(member, "ready", now)
             member.kill_at = NEVER
+            self._stood |= self.ready
 
     def ended(self, name: str, now: float, *, hopeless: bool = False) -> None:
-        """The child has ended. `hopeless`: another start would end the same way."""
+        """The child has ended. `hopeless`: another start would end the same way.
+
+        Before everything has served once, that ends everything. Later it is no reason to end what
+        serves: the file was changed meanwhile, and may be mended.
+        """
         member = self.members[name]
         if not _runs(member):
             return
@@ -114,7 +120,7 @@ class Supervision:
             return
         stable = was == "ready" and now - member.since >= STABLE_TTL
         member.failures = 0 if stable else member.failures + 1
-        if hopeless and not self.draining:
+        if hopeless and not self._stood and not self.draining:
             self.status = 2
             self.drain(now)
         self._enter(member, "ended" if self.draining else "waiting", now)

@@ -90,11 +90,26 @@ def test_a_second_drain_kills_at_once() -> None:
     assert {name for action, name in step(core, 1.5) if action == "kill"} == {"b1", "b2", "w"}
 
 
-def test_a_hopeless_member_ends_everything() -> None:
-    core = running()
+def test_a_hopeless_member_ends_everything_before_all_has_served() -> None:
+    core = make()
+    step(core, 0.0)
+    core.became_ready("b1", 0.0)
+    core.became_ready("b2", 0.0)
+    step(core, 0.0)
     core.ended("w", 1.0, hopeless=True)
     assert step(core, 1.0) == [("drain", "b1"), ("drain", "b2")]
     assert core.status == 2
+
+
+def test_what_serves_is_not_ended_for_a_member_that_became_hopeless() -> None:
+    core, now = running(), 20.0
+    for _ in range(3):
+        core.ended("w", now, hopeless=True)
+        assert step(core, now) == []
+        now = core.next_deadline()
+        assert step(core, now) == [("start", "w")]
+    core.became_ready("w", now)
+    assert core.ready and core.status == 0
 
 
 def roll_to(core: Supervision, *, now: float) -> list[tuple[str, str]]:
