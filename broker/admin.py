@@ -154,7 +154,7 @@ def _methods(service: Service) -> dict[str, dict[str, Any]]:
         name.decode("utf-8", "replace"): {
             "ended": method.ended,
             "failed": method.failed,
-            "spent": method.spent,
+            "latency": method.latency.snapshot(),
         }
         for name, method in busiest
     }
@@ -172,6 +172,7 @@ def _lane(lane: Lane) -> dict[str, Any]:
         "queued": lane.queue.length,
         "ended": lane.ended,
         "failed": lane.failed,
+        "retried": lane.retried,
         "spent": lane.spent,
         "latency": lane.latency.snapshot(),
     }

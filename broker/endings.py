@@ -23,9 +23,11 @@ CODE_NAMES = {
     errors.OVERLOADED: "overloaded",
     errors.DEADLINE_EXCEEDED: "deadline_exceeded",
     errors.WORKER_LOST: "worker_lost",
+    errors.NOT_STARTED: "not_started",
     errors.DRAINING: "draining",
     errors.PROTOCOL: "protocol",
     errors.TOO_LARGE: "too_large",
+    errors.BROKER_LOST: "broker_lost",
 }
 
 

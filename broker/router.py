@@ -281,6 +281,8 @@ class Router:
         elif sequence in client.calls or client.dialect != NATIVE:
             self.count("dropped:duplicate_request")
             return
+        if message.code:
+            self.count(f"retried:{endings.CODE_NAMES.get(message.code, 'other')}")
         service = self.services.get(message.service)
         if service is None or not service.workers:
             service = admission.find_unserved(self, client, message, sequence, now)
@@ -293,6 +295,8 @@ class Router:
             lane = service.lanes.get(method.lane) or self.lane(service, method.lane)
         else:
             lane = service.lanes.get(b"") or self.lane(service, b"")
+        if message.code:
+            lane.retried += 1
         timeout = message.timeout or self.settings.default_timeout
         if timeout > self.settings.max_timeout:
             timeout = self.settings.max_timeout
@@ -404,7 +408,7 @@ class Router:
         method = call.method
         if method is not None:
             method.ended += 1
-            method.spent += now - call.queued_at
+            method.latency.observe(now - call.queued_at)
         worker.ended += 1
         if worker.state == ACTIVE and not worker.paused_until:
             if worker.probing:

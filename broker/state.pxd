@@ -1,5 +1,5 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
-from mesh.monitoring.histogram cimport Latency
+from mesh.monitoring.histogram cimport Histogram, Latency
 from mesh.protocol.messages cimport Message
 
 cdef class Client:
@@ -79,6 +79,7 @@ cdef class Lane:
     cdef public Py_ssize_t serving
     cdef public long long ended
     cdef public long long failed
+    cdef public long long retried
     cdef public Latency latency
     cdef public double spent
     cdef public double rate
@@ -90,7 +91,7 @@ cdef class Method:
     cdef public bint idempotent
     cdef public long long ended
     cdef public long long failed
-    cdef public double spent
+    cdef public Histogram latency
 
     cpdef bint same(self, Method other)
 

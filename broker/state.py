@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mesh.monitoring.histogram import Latency
+from mesh.monitoring.histogram import Histogram, Latency
 from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import Body, Message
 
@@ -241,7 +241,7 @@ class Lane:
     """A queue of one service and the workers that serve it: `serving` have a window above 0.
 
     `ended` counts what workers have answered, `failed` those of it that are errors, `spent` the
-    seconds from arrival to answer.
+    seconds from arrival to answer; `retried` the requests that their clients made again.
     """
 
     __slots__ = (
@@ -254,6 +254,7 @@ class Lane:
         "rate",
         "rate_at",
         "rate_ended",
+        "retried",
         "seats",
         "service",
         "serving",
@@ -269,6 +270,7 @@ class Lane:
         self.serving = 0
         self.ended = 0
         self.failed = 0
+        self.retried = 0
         self.spent = 0.0
         self.latency = Latency()
         self.rate = 0.0
@@ -277,16 +279,16 @@ class Lane:
 
 
 class Method:
-    """What a service declared of a method, and how its calls ended: `spent` as in `Lane`."""
+    """What a service declared of a method, and how its calls ended; `latency`: queue and work."""
 
-    __slots__ = ("ended", "failed", "idempotent", "lane", "spent")
+    __slots__ = ("ended", "failed", "idempotent", "lane", "latency")
 
     def __init__(self, lane: bytes = b"", idempotent: bool = False) -> None:
         self.lane = lane
         self.idempotent = idempotent
         self.ended = 0
         self.failed = 0
-        self.spent = 0.0
+        self.latency = Histogram()
 
     def same(self, other: Method) -> bool:
         """Whether both declare the same."""

@@ -46,6 +46,8 @@ NOT_STARTED = 10
 DRAINING = 11
 PROTOCOL = 12
 TOO_LARGE = 13
+BROKER_LOST = 14
+"""Only in requests: why they are made again."""
 
 STORE_ERROR = 64
 VERSION_CONFLICT = 65

@@ -257,7 +257,8 @@ def status(
 def top(
     brokers: Brokers = None,
     sort: Annotated[
-        str, typer.Option(metavar="COLUMN", help="calls, errors, flight, queued, p50 or p99.")
+        str,
+        typer.Option(metavar="COLUMN", help="calls, errors, retries, flight, queued, p50 or p99."),
     ] = "calls",
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="One look, over one interval.")] = False,
@@ -266,7 +267,8 @@ def top(
 ) -> None:
     """Show what is busy: services by lane, workers and clients, with rates and latencies.
 
-    Keys: c, e, f, q, 5 and 9 sort by calls, errors, in flight, queued, p50 and p99; x ends it.
+    Keys: c, e, r, f, q, 5 and 9 sort by calls, errors, retries, in flight, queued, p50 and p99;
+    x ends it.
     """
     from mesh.cli import top as view
     from mesh.cli.endpoints import parse_all

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 SHOWN = 20
-COLUMNS = {"calls": "c", "errors": "e", "flight": "f", "queued": "q", "p50": "5", "p99": "9"}
+COLUMNS = {
+    "calls": "c",
+    "errors": "e",
+    "retries": "r",
+    "flight": "f",
+    "queued": "q",
+    "p50": "5",
+    "p99": "9",
+}
 END = "x"
 
 
@@ -41,11 +49,23 @@ class Row:
     calls: float = 0.0
     errors: float = 0.0
     flight: int = 0
+    retries: float = 0.0
     queued: int = 0
     p50: float = 0.0
     p99: float = 0.0
-    mean: float = 0.0
     state: str = ""
+    counts: list[int] = field(default_factory=list)
+    """Answers of this interval by duration, as `p50` and `p99` are made from."""
+
+    def count(self, past: Status | None, now: Status) -> None:
+        """Take in how many durations each bucket has got."""
+        before = past["counts"] if past else [0] * len(now["counts"])
+        counts = self.counts or [0] * len(before)
+        self.counts = [c + b - a for c, a, b in zip(counts, before, now["counts"], strict=True)]
+        self.p50, self.p99 = quantile(self.counts, 0.5), quantile(self.counts, 0.99)
+
+
+Rows = dict[str, Row]
 
 
 @dataclass(slots=True)
@@ -145,9 +165,8 @@ def look(plan: Plan) -> list[Status]:
 def compare(before: Sequence[Status], after: Sequence[Status], every: float, sort: str) -> Frame:
     """What happened between two looks at the same brokers; `every` if their time is unknown."""
     frame = Frame()
-    lanes: dict[str, Row] = {}
-    counts: dict[str, list[int]] = {}
-    methods: dict[str, Row] = {}
+    lanes: Rows = {}
+    methods: Rows = {}
     for old, new in zip(before, after, strict=True):
         if "error" in new:
             frame.failed[new["endpoint"]] = new["error"]
@@ -157,7 +176,7 @@ def compare(before: Sequence[Status], after: Sequence[Status], every: float, sor
         seconds = max(1e-3, new.get("taken_at", every) - old.get("taken_at", 0.0))
         if not old["services"] and not old["workers"]:
             seconds = max(1e-3, new["uptime"])
-        _add_lanes(lanes, counts, old, new, seconds)
+        _add_lanes(lanes, old, new, seconds)
         _add_methods(methods, old, new, seconds)
         known = {_worker(w): w for w in old["workers"]}
         for worker in new["workers"]:
@@ -171,8 +190,6 @@ def compare(before: Sequence[Status], after: Sequence[Status], every: float, sor
         for client in new["busiest_clients"]:
             calls = max(0, client["asked"] - asked.get(client["id"], 0)) / seconds
             frame.clients.append(Row(_client(client), calls, flight=client["open"]))
-    for name, row in lanes.items():
-        row.p50, row.p99 = quantile(counts[name], 0.5), quantile(counts[name], 0.99)
     frame.services = list(lanes.values())
     frame.methods = list(methods.values())
     for rows in (frame.services, frame.methods, frame.workers, frame.clients):
@@ -180,40 +197,36 @@ def compare(before: Sequence[Status], after: Sequence[Status], every: float, sor
     return frame
 
 
-def _add_lanes(
-    lanes: dict[str, Row], counts: dict[str, list[int]], old: Status, new: Status, seconds: float
-) -> None:
-    known = {s["name"]: s["lanes"] for s in old["services"]}
+def _add_lanes(lanes: Rows, old: Status, new: Status, seconds: float) -> None:
+    known = {service["name"]: service["lanes"] for service in old["services"]}
     for service in new["services"]:
         for lane, facts in service["lanes"].items():
             past = known.get(service["name"], {}).get(lane)
             name = f"{service['name']} {lane}".rstrip()
-            row = lanes.setdefault(name, Row(name))
-            row.calls += (facts["ended"] - (past["ended"] if past else 0)) / seconds
-            row.errors += (facts["failed"] - (past["failed"] if past else 0)) / seconds
+            row = _add(lanes, name, past, facts, seconds)
+            row.retries += (facts["retried"] - (past["retried"] if past else 0)) / seconds
             row.flight += facts["in_flight"]
             row.queued += facts["queued"]
-            total = facts["latency"]["total"]["counts"]
-            earlier = past["latency"]["total"]["counts"] if past else [0] * len(total)
-            sums = counts.setdefault(name, [0] * len(total))
-            counts[name] = [s + b - a for s, a, b in zip(sums, earlier, total, strict=True)]
+            row.count(past and past["latency"]["total"], facts["latency"]["total"])
 
 
-def _add_methods(rows: dict[str, Row], old: Status, new: Status, seconds: float) -> None:
+def _add_methods(methods: Rows, old: Status, new: Status, seconds: float) -> None:
     known = {service["name"]: service["busiest_methods"] for service in old["services"]}
     for service in new["services"]:
         for method, facts in service["busiest_methods"].items():
             past = known.get(service["name"], {}).get(method)
-            if past is None or past["ended"] > facts["ended"]:
-                past = {"ended": 0, "failed": 0, "spent": 0.0}
-            name = f"{service['name']}.{method}"
-            row = rows.setdefault(name, Row(name))
-            calls = (facts["ended"] - past["ended"]) / seconds
-            spent = (facts["spent"] - past["spent"]) / seconds
-            if row.calls + calls:
-                row.mean = (row.mean * row.calls + spent) / (row.calls + calls)
-            row.calls += calls
-            row.errors += (facts["failed"] - past["failed"]) / seconds
+            if past is not None and past["ended"] > facts["ended"]:
+                past = None  # all its workers had left meanwhile
+            row = _add(methods, f"{service['name']}.{method}", past, facts, seconds)
+            row.count(past and past["latency"], facts["latency"])
+
+
+def _add(rows: Rows, name: str, past: Status | None, facts: Status, seconds: float) -> Row:
+    """The row of that name, with the answers that one more broker counted."""
+    row = rows.setdefault(name, Row(name))
+    row.calls += (facts["ended"] - (past["ended"] if past else 0)) / seconds
+    row.errors += (facts["failed"] - (past["failed"] if past else 0)) / seconds
+    return row
 
 
 def _worker(worker: dict[str, Any]) -> str:
@@ -233,24 +246,28 @@ def render(frame: Frame, sort: str) -> Group:
     parts: list[Any] = [Text(f"sorted by {sort}", "dim")]
     for endpoint, reason in frame.failed.items():
         parts.append(Text(f"{clean(endpoint)}  {clean(reason)}", "bold red"))
-    services = table("service", "calls/s", "errors/s", "in flight", "queued", "p50", "p99")
+    services = table(
+        "service", "calls/s", "errors/s", "retries/s", "in flight", "queued", "p50", "p99"
+    )
     for row in frame.services[:SHOWN]:
         services.add_row(
             Text(clean(row.name)),
             _rate(row.calls),
             _rate(row.errors),
+            _rate(row.retries),
             count(row.flight),
             count(row.queued),
             duration(row.p50 or None),
             duration(row.p99 or None),
         )
-    methods = table("method", "calls/s", "errors/s", "mean")
+    methods = table("method", "calls/s", "errors/s", "p50", "p99")
     for row in [row for row in frame.methods if row.calls][:SHOWN]:
         methods.add_row(
             Text(clean(row.name)),
             _rate(row.calls),
             _rate(row.errors),
-            duration(row.mean or None),
+            duration(row.p50 or None),
+            duration(row.p99 or None),
         )
     workers = table("worker of", "calls/s", "errors/s", "in flight", "state")
     for row in frame.workers[:SHOWN]:

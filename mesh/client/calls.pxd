@@ -39,6 +39,7 @@ cdef class Call:
     cdef public long long credit
     cdef public long long attempts
     cdef public double retry_at
+    cdef public int retry_code
     cdef public double sent_at
     cdef public bint touched
     cdef public bint maybe_executed

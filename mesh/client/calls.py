@@ -121,6 +121,7 @@ class Call:
 
     When `state` is ENDED, either `error` is set or `reply` is the FINAL. `link` is the number of
     the link that has it while it is SENT, otherwise the one that had it last (0: none).
+    `retry_code` is that of the error for which it is made again, 0 at first.
     `maybe_executed` says that an earlier try may have run; `touched`, that a part of its stream has
     been seen, so that it cannot begin anew.
     """
@@ -143,6 +144,7 @@ class Call:
         "reply",
         "retries",
         "retry_at",
+        "retry_code",
         "sent_at",
         "sequence",
         "size",
@@ -183,6 +185,7 @@ class Call:
         self.credit = 0
         self.attempts = 0
         self.retry_at = 0.0
+        self.retry_code = 0
         self.sent_at = 0.0
         self.touched = False
         self.maybe_executed = False

@@ -379,7 +379,7 @@ class ClientCore:
                     REQUEST,
                     flags,
                     call.priority,
-                    0,
+                    call.retry_code,
                     0,
                     left,
                     call.credit,
@@ -419,6 +419,7 @@ class ClientCore:
         if call.repeatable:
             self._count("resent:link_lost")
             call.maybe_executed = True
+            call.retry_code = errors.BROKER_LOST
             self._let_go(call)
             self._dispatch(call, now)
             return
@@ -557,6 +558,7 @@ class ClientCore:
             self._links.retire(link)
         if code in (errors.DRAINING, errors.NOT_STARTED) and not call.touched:
             self._count("resent:not_started")
+            call.retry_code = code
             self._let_go(call)
             if code == errors.DRAINING:
                 self._dispatch(call, now)
@@ -601,6 +603,7 @@ class ClientCore:
         call.ticket = ticket
         call.maybe_executed |= error.maybe_executed
         call.attempts += 1
+        call.retry_code = error.code
         call.last_error = error
         self._count("retried")
         self._let_go(call)

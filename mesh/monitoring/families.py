@@ -26,6 +26,8 @@ OTHER = "(other)"
 PHASES = ("queue", "service", "total")
 STATES = ("active", "suspect", "draining", "ejected")
 Labels = dict[tuple[str, ...], float]
+Durations = dict[tuple[str, ...], tuple[list[int], float]]
+"""Counts by bucket, and their sum in seconds."""
 _ENDS = (*map(str, BOUNDS), "+Inf")
 
 
@@ -119,7 +121,8 @@ def _of_lanes(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         "queued": defaultdict(float),
     }
     answers: Labels = defaultdict(float)
-    latency: dict[tuple[str, ...], list[Any]] = {}
+    retries: Labels = defaultdict(float)
+    latency: Durations = {}
     for service in services:
         for lane, facts in service["lanes"].items():
             which = shown(service["name"], lane)
@@ -127,11 +130,9 @@ def _of_lanes(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
                 values[which] += facts[name]
             answers[(*which, "error")] += facts["failed"]
             answers[(*which, "ok")] += facts["ended"] - facts["failed"]
+            retries[which] += facts["retried"]
             for phase in PHASES:
-                found = facts["latency"][phase]
-                known = latency.setdefault((*which, phase), [[0] * len(_ENDS), 0.0])
-                known[0] = [a + b for a, b in zip(known[0], found["counts"], strict=True)]
-                known[1] += found["sum"]
+                _add(latency, (*which, phase), facts["latency"][phase])
     texts = {
         "in_flight": "Requests that workers have in hand.",
         "credit": "Requests that workers want in hand at most.",
@@ -141,28 +142,40 @@ def _of_lanes(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         yield labelled(GaugeMetricFamily, name, texts[name], labels, values)
     text = "What workers have answered, by outcome."
     yield labelled(CounterMetricFamily, "answers", text, (*labels, "outcome"), answers)
+    text = "Requests that clients have made again, after a refusal or a loss."
+    yield labelled(CounterMetricFamily, "retries", text, labels, retries)
     text = "Seconds of answered requests: in the queue, at the worker (service), and both (total)."
-    family = HistogramMetricFamily(PREFIX + "latency_seconds", text, labels=(*labels, "phase"))
-    for key, (counts, total) in latency.items():
-        family.add_metric(key, cumulated(counts), total)
-    yield family
+    yield _histogram("latency_seconds", text, (*labels, "phase"), latency)
 
 
 def _of_methods(services: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     shown = _Shown()
     labels = ("service", "method")
     answers: Labels = defaultdict(float)
-    seconds: Labels = defaultdict(float)
+    latency: Durations = {}
     for service in services:
         for method, facts in service["busiest_methods"].items():
             which = shown(service["name"], method)
             answers[(*which, "error")] += facts["failed"]
             answers[(*which, "ok")] += facts["ended"] - facts["failed"]
-            seconds[which] += facts["spent"]
+            _add(latency, which, facts["latency"])
     text = "What workers have answered by method, by outcome."
     yield labelled(CounterMetricFamily, "method_answers", text, (*labels, "outcome"), answers)
-    text = "Seconds from arrival to answer, of all answers by method together."
-    yield labelled(CounterMetricFamily, "method_seconds", text, labels, seconds)
+    text = "Seconds from arrival to answer, by method."
+    yield _histogram("method_latency_seconds", text, labels, latency)
+
+
+def _add(durations: Durations, which: tuple[str, ...], found: Mapping[str, Any]) -> None:
+    counts, total = durations.get(which, ([0] * len(_ENDS), 0.0))
+    summed = [a + b for a, b in zip(counts, found["counts"], strict=True)]
+    durations[which] = (summed, total + found["sum"])
+
+
+def _histogram(name: str, text: str, labels: tuple[str, ...], durations: Durations) -> Metric:
+    family = HistogramMetricFamily(PREFIX + name, text, labels=labels)
+    for which, (counts, total) in durations.items():
+        family.add_metric(which, cumulated(counts), total)
+    return family
 
 
 def cumulated(counts: Iterable[int]) -> list[tuple[str, float]]:

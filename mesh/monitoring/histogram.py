@@ -30,6 +30,10 @@ class Histogram:
         self.counts[bucket] += 1
         self.sum += seconds
 
+    def snapshot(self) -> dict[str, object]:
+        """`counts` of each bucket, and their `sum` in seconds."""
+        return {"counts": list(self.counts), "sum": self.sum}
+
 
 class Latency:
     """What became of the time of calls: waiting in the queue, at the worker, and both.

@@ -65,6 +65,7 @@ def test_status_of_a_busy_broker(mesh: Mesh) -> None:
                     "queued": 1,
                     "ended": 0,
                     "failed": 0,
+                    "retried": 0,
                     "spent": 0.0,
                     "latency": Latency().snapshot(),
                 }
@@ -136,7 +137,26 @@ def test_status_counts_by_method_what_was_declared(mesh: Mesh) -> None:
                 mesh.error(peer, tag, errors.REMOTE_ERROR)
             else:
                 mesh.final(peer, tag)
-    assert status(mesh)["services"][0]["busiest_methods"] == {
-        "put": {"ended": 2, "failed": 1, "spent": 2.0},
-        "get": {"ended": 1, "failed": 0, "spent": 1.0},
+    found = status(mesh)["services"][0]["busiest_methods"]
+    assert {n: (m["ended"], m["failed"], m["latency"]["sum"]) for n, m in found.items()} == {
+        "put": (2, 1, 2.0),
+        "get": (1, 0, 1.0),
     }
+    assert sum(found["put"]["latency"]["counts"]) == 2
+
+
+def test_status_counts_what_is_asked_again_and_why(mesh: Mesh) -> None:
+    mesh.join(b"w1", window=9)
+    mesh.ask(b"c1", 1)
+    for sequence, code in enumerate((errors.OVERLOADED, errors.BROKER_LOST, 250), 2):
+        mesh.ask(b"c1", sequence, code=code)
+    mesh.ask(b"c1", 9, service=b"nobody", code=errors.SERVICE_NOT_FOUND)
+    found = status(mesh)
+    assert {name: n for name, n in found["counters"].items() if name.startswith("retried:")} == {
+        "retried:overloaded": 1,
+        "retried:broker_lost": 1,
+        "retried:other": 1,
+        "retried:service_not_found": 1,
+    }
+    retried = {s["name"]: s["lanes"][""]["retried"] for s in found["services"]}
+    assert retried == {"echo": 3, "nobody": 1}

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from mesh.cli import history, top
 from mesh.errors import ConfigError
-from mesh.monitoring.histogram import Latency
+from mesh.monitoring.histogram import Histogram, Latency
 
 A, B = "tcp://127.0.0.1:1", "tcp://127.0.0.1:2"
 
@@ -30,8 +30,16 @@ def lane(ended: int, failed: int, seconds: float) -> dict[str, Any]:
         "queued": 2,
         "ended": ended,
         "failed": failed,
+        "retried": failed // 2,
         "latency": latency.snapshot(),
     }
+
+
+def method(ended: int, failed: int, seconds: float) -> dict[str, Any]:
+    latency = Histogram()
+    for _ in range(ended):
+        latency.observe(seconds)
+    return {"ended": ended, "failed": failed, "latency": latency.snapshot()}
 
 
 def status(at: float, ended: int, failed: int = 0, broker: str = "b1") -> dict[str, Any]:
@@ -47,7 +55,8 @@ def status(at: float, ended: int, failed: int = 0, broker: str = "b1") -> dict[s
                 "name": "cart",
                 "lanes": {"": lane(ended, failed, 0.001)},
                 "busiest_methods": {
-                    "total": {"ended": ended, "failed": failed, "spent": 0.001 * ended}
+                    "total": method(ended, failed, 0.001),
+                    "slow": method(ended, failed, 0.1),
                 },
             }
         ],
@@ -62,12 +71,14 @@ def test_rates_are_those_between_two_looks() -> None:
     assert (row.name, row.calls, row.errors, row.flight, row.queued) == ("cart", 100.0, 10.0, 3, 2)
     assert 0.0005 < row.p50 < 0.002
     assert [(w.calls, w.errors, w.state) for w in frame.workers] == [(100.0, 10.0, "suspect")]
-    (method,) = frame.methods
-    assert (method.name, method.calls, method.errors) == ("cart.total", 100.0, 10.0)
-    assert method.mean == pytest.approx(0.001)
+    assert row.retries == 5.0
+    slow, quick = frame.methods
+    assert (quick.name, quick.calls, quick.errors) == ("cart.total", 100.0, 10.0)
+    assert 0.0005 < quick.p50 <= quick.p99 < 0.002
+    assert 0.05 < slow.p50 <= slow.p99 < 0.2
     assert [(c.name, c.calls, c.flight) for c in frame.clients] == [("shop pid 9 on box", 100.0, 5)]
     lines = shown(top.render(frame, "calls"))
-    assert any(line.split()[:4] == ["cart", "100", "10", "3"] for line in lines)
+    assert any(line.split()[:4] == ["cart", "100", "10", "5.0"] for line in lines)
     assert any("suspect" in line for line in lines)
 
 
@@ -83,7 +94,7 @@ def test_several_brokers_add_up_and_one_that_is_away_is_named() -> None:
     frame = top.compare([*both, other], [*later, other], 1.0, "p99")
     assert frame.services[0].calls == pytest.approx(40.0)
     assert frame.methods[0].calls == pytest.approx(40.0)
-    assert frame.methods[0].mean == pytest.approx(0.001)
+    assert [m.name for m in frame.methods] == ["cart.slow", "cart.total"]  # by p99
     assert frame.failed == {B: "Connection refused"}
     assert any("Connection refused" in line for line in shown(top.render(frame, "p99")))
 

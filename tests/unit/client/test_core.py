@@ -269,6 +269,32 @@ def test_retries_are_counted(script: Script) -> None:
     assert call.error.service == "s" and call.error.method == "m"
 
 
+def test_a_request_that_is_made_again_says_why() -> None:
+    script = Script(brokers=2)
+    script.up()
+    call = script.call(idempotent=True, timeout=30.0)
+    codes = []
+
+    def look() -> None:
+        codes.extend([m.code for _, m in script.sent() if m.command == REQUEST])
+
+    look()
+    for code in (errors.OVERLOADED, errors.NOT_STARTED):
+        script.error(call, code)
+        script.wait_for_retry()
+        look()
+    script.core.lost(call.link, script.now)
+    look()
+    script.wait(1.0)
+    for link, _ in script.open():  # to the broker that was lost
+        script.core.connected(link, script.now)
+    script.sent()
+    script.error(call, errors.DRAINING)
+    look()
+    again = [errors.OVERLOADED, errors.NOT_STARTED, errors.BROKER_LOST, errors.DRAINING]
+    assert codes == [0, *again]
+
+
 @pytest.mark.parametrize(
     ("code", "flags", "idempotent", "again"),
     [
