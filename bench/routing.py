@@ -39,7 +39,7 @@ class Load:
         self.peers = [b"client %d" % number for number in range(CLIENTS)]
         for peer in self.peers:
             self.router.receive(peer, Message(HELLO, incarnation=1), self.now)
-        ready = payload.encode({"lanes": {"": WINDOW}, "heartbeat": 10.0})
+        ready = payload.encode({"lanes": {"": WINDOW}, "methods": {"echo": {}}, "heartbeat": 10.0})
         self.workers = {b"worker %d" % number for number in range(workers)}
         for peer in self.workers:
             self.router.receive(peer, Message(READY, service=b"bench", frames=[ready]), self.now)
