@@ -30,6 +30,7 @@ from mesh.protocol.messages import BATCH
 
 if TYPE_CHECKING:
     from mesh.client.memory import AsyncMemory
+    from mesh.client.search import AsyncSearch
     from mesh.client.storage import AsyncStorage
 
 P = ParamSpec("P")
@@ -255,6 +256,13 @@ class AsyncCaller:
         from mesh.client.storage import AsyncStorage
 
         return AsyncStorage(self, self._options.timeout or self._connection.settings.timeout)
+
+    @cached_property
+    def search(self) -> AsyncSearch:
+        """The search service: documents found by words, values and vectors."""
+        from mesh.client.search import AsyncSearch
+
+        return AsyncSearch(self, self._options.timeout or self._connection.settings.timeout)
 
     @overload
     def call(

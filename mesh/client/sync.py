@@ -29,6 +29,7 @@ from mesh.protocol.messages import BATCH
 
 if TYPE_CHECKING:
     from mesh.client.memory import Memory
+    from mesh.client.search import Search
     from mesh.client.storage import Storage
 
 P = ParamSpec("P")
@@ -251,6 +252,13 @@ class Caller:
         from mesh.client.storage import Storage
 
         return Storage(self, self._options.timeout or self._driver.settings.timeout)
+
+    @cached_property
+    def search(self) -> Search:
+        """The search service: documents found by words, values and vectors."""
+        from mesh.client.search import Search
+
+        return Search(self, self._options.timeout or self._driver.settings.timeout)
 
     @overload
     def call(

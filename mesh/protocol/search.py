@@ -101,14 +101,19 @@ def check_documents(documents: Any) -> list[tuple[str, bytes, dict[str, Any]]]:
     """The documents of one call, each as `check_document` gives it. Raises InvalidArgument."""
     if not isinstance(documents, list | tuple):
         raise InvalidArgument(f"documents={shown(documents)} is not a list of documents")
-    if len(documents) > MAX_MANY:
-        raise InvalidArgument(
-            f"{len(documents)} documents in one call, the limit is {MAX_MANY}: make several, or "
-            "use load()"
-        )
+    check_count(len(documents))
     return [
         check_document(document, f"documents[{index}]") for index, document in enumerate(documents)
     ]
+
+
+def check_count(documents: int) -> None:
+    """How many documents one call brings. Raises InvalidArgument."""
+    if documents > MAX_MANY:
+        raise InvalidArgument(
+            f"{documents} documents in one call, the limit is {MAX_MANY}: make several, or use "
+            "load()"
+        )
 
 
 def check_query(query: Any, what: str = "query") -> str | Mapping[str, Any] | None:
