@@ -87,7 +87,7 @@ def changes_of(given: Documents) -> list[dict[str, Any]]:
     for number, one in enumerate([found] if isinstance(found, Mapping) else found):
         if isinstance(one, Mapping) and one.get("id") is None:
             raise InvalidArgument(f"documents[{number}]: an update names its document by id")
-    return documents_of(found)  # type: ignore[arg-type]
+    return documents_of(found)
 
 
 # -------------------------------------------------------------------- collections
