@@ -26,6 +26,7 @@ from mesh.client.search.plans import Compute, Plan
 from mesh.client.search.requests import HOW_TO_START, SERVICE, Hit, Loaded
 from mesh.client.verbs import Patience, Request, explain
 from mesh.errors import CallError
+from mesh.protocol import search as limits
 
 if TYPE_CHECKING:
     from mesh.client.aio import AsyncCaller
@@ -117,18 +118,17 @@ class AsyncSearch:
             if not (cursor := found.cursor):
                 return
 
-    async def scan(
-        self, collection: str, *, filter: calls.Query | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
+    async def scan(self, collection: str) -> AsyncIterator[dict[str, Any]]:
         """As `Search.scan`."""
-        name, kwargs = calls.scanned(collection, filter)
+        name = limits.check_collection(collection)
+        reached: dict[str, bytes] = {}
         patience = self._patience()
         caller = self._caller.options(timeout=STREAM_TIMEOUT)
         while True:
             try:
-                async with caller.stream("search.scan", name, **kwargs) as found:
+                async with caller.stream("search.scan", name, **reached) as found:
                     async for document in found:
-                        kwargs["cursor"] = document["id"].encode()
+                        reached["cursor"] = document["id"].encode()
                         patience.worked()
                         yield document
                 return

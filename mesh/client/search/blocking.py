@@ -16,6 +16,7 @@ from mesh.client.search.plans import Compute, Plan
 from mesh.client.search.requests import HOW_TO_START, SERVICE, Hit, Loaded
 from mesh.client.verbs import Patience, Request, explain
 from mesh.errors import CallError, InvalidArgument
+from mesh.protocol import search as limits
 
 if TYPE_CHECKING:
     from mesh.client.sync import Caller, Pending
@@ -108,21 +109,20 @@ class Search:
             if not (cursor := found.cursor):
                 return
 
-    def scan(
-        self, collection: str, *, filter: calls.Query | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """All documents, or those for which `filter` holds, in the order of their ids.
+    def scan(self, collection: str) -> Iterator[dict[str, Any]]:
+        """All documents in the order of their ids; `hits` finds some of them.
 
         A document that exists all the time comes exactly once, also if a worker dies meanwhile.
         """
-        name, kwargs = calls.scanned(collection, filter)
+        name = limits.check_collection(collection)
+        reached: dict[str, bytes] = {}
         patience = self._patience()
         caller = self._caller.options(timeout=STREAM_TIMEOUT)
         while True:
             try:
-                with caller.stream("search.scan", name, **kwargs) as found:
+                with caller.stream("search.scan", name, **reached) as found:
                     for document in found:
-                        kwargs["cursor"] = document["id"].encode()
+                        reached["cursor"] = document["id"].encode()
                         patience.worked()
                         yield document
                 return

@@ -22,6 +22,7 @@ from mesh.client.search.requests import (
 )
 from mesh.client.verbs import Request
 from mesh.errors import InvalidArgument
+from mesh.protocol import payload
 from mesh.protocol import search as limits
 
 Absence = Literal["", "absent", "present"]
@@ -156,9 +157,21 @@ def index(
     refresh: Refresh = "interval",
 ) -> Request[Written]:
     """Write up to 1,000 documents, all or none; see `Search.index`."""
-    kwargs = _given(only_if=limits.check_only_if(only_if), refresh=_refresh(refresh))
-    args = (limits.check_collection(collection), documents_of(documents))
-    return Request("index", args, kwargs, written)
+    found = documents_of(documents)
+    return indexed(collection, [*map(pack, found)], only_if=only_if, refresh=refresh)
+
+
+def indexed(
+    collection: str, packed: list[bytes], *, only_if: str = "", refresh: str = "interval"
+) -> Request[Written]:
+    """The same of documents that are packed already."""
+    kwargs = _given(only_if=limits.check_only_if(only_if), refresh=_refresh(refresh), packed=True)
+    return Request("index", (limits.check_collection(collection), packed), kwargs, written)
+
+
+def pack(document: Mapping[str, Any]) -> bytes:
+    """A document as it travels and is kept. Raises InvalidArgument."""
+    return payload.encode(document, root=f"document {document['id']!r}")
 
 
 def update(
@@ -169,8 +182,8 @@ def update(
     refresh: Refresh = "interval",
 ) -> Request[Written]:
     """Replace single fields of up to 1,000 documents; see `Search.update`."""
-    kwargs = _given(upsert=bool(upsert), refresh=_refresh(refresh))
-    args = (limits.check_collection(collection), changes_of(documents))
+    kwargs = _given(upsert=bool(upsert), refresh=_refresh(refresh), packed=True)
+    args = (limits.check_collection(collection), [*map(pack, changes_of(documents))])
     return Request("update", args, kwargs, written)
 
 
@@ -181,13 +194,20 @@ def delete(collection: str, *ids: str, refresh: Refresh = "interval") -> Request
 
 
 def delete_by_query(
-    collection: str, query: Query, *, refresh: Refresh = "interval"
+    collection: str,
+    query: Query,
+    *,
+    fields: str | Sequence[str] = (),
+    operator: Operator = "or",
+    filter: Query | None = None,
+    refresh: Refresh = "interval",
 ) -> Request[int]:
-    """Remove all documents that match; how many there were."""
+    """Remove all documents that match, also those just written; how many there were."""
     if not query:
         raise InvalidArgument("delete_by_query wants a query; drop() removes a whole collection")
     args = (limits.check_collection(collection), limits.check_query(query))
-    return Request("delete_by_query", args, _given(refresh=_refresh(refresh)), _same)
+    kwargs = _asked(fields, operator, filter) | _given(refresh=_refresh(refresh))
+    return Request("delete_by_query", args, kwargs, _same)
 
 
 def _refresh(refresh: str) -> str:
@@ -235,19 +255,17 @@ def query(
     kwargs = _given(
         vector=None if vector is None else packed(vector),
         vector_field=limits.check_field(vector_field, "vector_field"),
-        fields=names(fields),
-        filter=limits.check_query(filter, "filter"),
-        offset=limits.check_offset(offset) or None,
+        offset=limits.check_offset(offset),
         cursor=limits.check_cursor(cursor),
         sort=sorting(sort),
         facets=limits.check_facets(facets or {}),
         highlight=limits.check_highlight([highlight] if isinstance(highlight, str) else highlight),
         explain=bool(explain),
         weights=limits.check_weights(weights) if weights else None,
-        min_score=limits.check_min_score(min_score) or None,
+        min_score=limits.check_min_score(min_score),
     )
+    kwargs |= _asked(fields, operator, filter)
     kwargs |= _unless(
-        operator=(limits.check_operator(operator), "or"),
         limit=(limits.check_limit(limit), 10),
         source=(limits.check_source(source), True),
         total=(bool(total), True),
@@ -268,9 +286,11 @@ def similar(
     unlike: str | Iterable[str] = (),
     filter: Query | None = None,
     limit: int = 10,
+    offset: int = 0,
     source: bool | Sequence[str] = True,
-    highlight: str | Sequence[str] | Mapping[str, Any] = (),
     weights: Mapping[str, float] | None = None,
+    min_score: float = 0.0,
+    k: int = 100,
 ) -> Request[Hits]:
     """Documents that are like some others, or like a text; see `Search.similar`."""
     alike = _ids(ids, "ids", limits.MAX_LIKE)
@@ -283,11 +303,14 @@ def similar(
         vector_field=limits.check_field(vector_field, "vector_field"),
         unlike=_ids(unlike, "unlike", limits.MAX_LIKE),
         filter=limits.check_query(filter, "filter"),
-        highlight=limits.check_highlight([highlight] if isinstance(highlight, str) else highlight),
+        offset=limits.check_offset(offset),
         weights=limits.check_weights(weights) if weights else None,
+        min_score=limits.check_min_score(min_score),
     )
     kwargs |= _unless(
-        limit=(limits.check_limit(limit), 10), source=(limits.check_source(source), True)
+        limit=(limits.check_limit(limit), 10),
+        source=(limits.check_source(source), True),
+        k=(limits.check_nearest(k), 100),
     )
     args = (limits.check_collection(collection), alike)
     return Request("similar", args, kwargs, hits, True)
@@ -311,18 +334,22 @@ def suggest(
 
 
 def count(
-    collection: str, query: Query | None = None, *, filter: Query | None = None
+    collection: str,
+    query: Query | None = None,
+    *,
+    fields: str | Sequence[str] = (),
+    operator: Operator = "or",
+    filter: Query | None = None,
 ) -> Request[int]:
     """How many documents match; all without a query."""
     args = (limits.check_collection(collection), limits.check_query(query))
-    kwargs = _given(filter=limits.check_query(filter, "filter"))
-    return Request("count", args, kwargs, _same, True)
+    return Request("count", args, _asked(fields, operator, filter), _same, True)
 
 
-def scanned(collection: str, filter: Query | None) -> tuple[str, dict[str, Any]]:
-    """What a scan is about, checked: the collection, and keyword arguments."""
-    kwargs = _given(filter=limits.check_query(filter, "filter"))
-    return limits.check_collection(collection), kwargs
+def _asked(fields: str | Sequence[str], operator: Operator, filter: Query | None) -> dict[str, Any]:
+    """What goes with every query, checked."""
+    found = _given(fields=names(fields), filter=limits.check_query(filter, "filter"))
+    return found | _unless(operator=(limits.check_operator(operator), "or"))
 
 
 def sorting(sort: Sort) -> list[list[str]]:

@@ -18,7 +18,6 @@ from mesh.client.search.plans import Compute
 from mesh.client.search.requests import Loaded, Written
 from mesh.client.verbs import Patience, Request
 from mesh.errors import CallError, InvalidArgument
-from mesh.protocol import payload
 from mesh.protocol import search as limits
 
 BATCH = 500
@@ -65,9 +64,10 @@ Plan: TypeAlias = Generator[Request[Any] | Compute | Begin | Await | Take | Paus
 
 @dataclass(slots=True)
 class Batch:
-    """Documents that are written together, each with its number in the source."""
+    """Documents that are written together, each packed, and with its number in the source."""
 
     documents: list[Document] = field(default_factory=list)
+    packed: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     octets: int = 0
 
@@ -80,7 +80,7 @@ class Batch:
         """Take a document out, by its id."""
         for index, one in enumerate(self.documents):
             if one["id"] == name:
-                del self.documents[index], self.numbers[index]
+                del self.documents[index], self.packed[index], self.numbers[index]
                 return one
         return None
 
@@ -119,7 +119,7 @@ class Incoming:
         number = self._number
         self._number += 1
         try:
-            document, octets = _checked(given, number)
+            document, packed = _checked(given, number)
         except InvalidArgument as error:
             if self._on_error is None:
                 raise
@@ -127,8 +127,9 @@ class Incoming:
             self._on_error(given, error)
             return
         self._batch.documents.append(document)
+        self._batch.packed.append(packed)
         self._batch.numbers.append(number)
-        self._batch.octets += octets
+        self._batch.octets += len(packed)
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -145,17 +146,16 @@ class Incoming:
         return batch if batch.documents else None
 
 
-def _checked(given: Any, number: int) -> tuple[Document, int]:
+def _checked(given: Any, number: int) -> tuple[Document, bytes]:
     document = calls.document(given, f"document {number}")
-    fields = {name: value for name, value in document.items() if name != "id"}
-    octets = len(payload.encode(fields, root=f"document {number}"))
-    if octets > limits.MAX_DOCUMENT:
+    packed = calls.pack(document)
+    if len(packed) > limits.MAX_DOCUMENT:
         raise InvalidArgument(
-            f"document {number} ({document['id']!r}) packs to {octets:,} octets, the limit is "
+            f"document {number} ({document['id']!r}) packs to {len(packed):,} octets, the limit is "
             f"{limits.MAX_DOCUMENT:,}: index its parts as documents",
             data={"id": document["id"], "number": number},
         )
-    return document, octets
+    return document, packed
 
 
 @dataclass(slots=True)
@@ -213,6 +213,7 @@ def load(of: Loading) -> Plan:
     while (batch := (yield Take(of.source))) is not None:
         if how is not None:
             yield from plans.embedded(how, batch.documents)
+            batch.packed = [*map(calls.pack, batch.documents)]
         if held is not None:
             yield from _send(of, held)
         held = batch
@@ -240,8 +241,8 @@ def _begin(request: Request[Written]) -> Plan:
         return error
 
 
-def _request(of: Loading, batch: Batch, refresh: Any) -> Request[Written]:
-    return calls.index(of.collection, batch.documents, only_if=of.only_if, refresh=refresh)
+def _request(of: Loading, batch: Batch, refresh: str) -> Request[Written]:
+    return calls.indexed(of.collection, batch.packed[:], only_if=of.only_if, refresh=refresh)
 
 
 def _settle(of: Loading, left: int) -> Plan:

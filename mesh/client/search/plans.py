@@ -171,9 +171,11 @@ def similar(
     unlike: str | Iterable[str] = (),
     filter: calls.Query | None = None,
     limit: int = 10,
+    offset: int = 0,
     source: bool | Sequence[str] = True,
-    highlight: str | Sequence[str] | Mapping[str, Any] = (),
     weights: Mapping[str, float] | None = None,
+    min_score: float = 0.0,
+    k: int = 100,
     embed: Embed | None = None,
 ) -> Plan[Hits]:
     """Documents that are like some others, or like a text: by telling words and by vectors.
@@ -190,8 +192,8 @@ def similar(
         vector = yield from _vector_of(embed, text)
     found: Hits = yield calls.similar(
         collection, ids, text=text, vector=vector, fields=fields, vector_field=vector_field,
-        unlike=unlike, filter=filter, limit=limit, source=source, highlight=highlight,
-        weights=weights,
+        unlike=unlike, filter=filter, limit=limit, offset=offset, source=source, weights=weights,
+        min_score=min_score, k=k,
     )  # fmt: skip
     return found
 
