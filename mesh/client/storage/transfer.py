@@ -6,7 +6,6 @@ returns is the result. The blocking and the asyncio client follow the same plans
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from mesh.client.storage import calls
 from mesh.client.storage.requests import SERVICE, ObjectInfo, object_info
+from mesh.client.storage.sums import Sum
 from mesh.client.verbs import RESUMED, Patience, Request
 from mesh.errors import CallError, DataCorrupted, InvalidArgument, VersionConflict
 from mesh.protocol import storage as limits
@@ -75,7 +75,7 @@ class Part:
     """One part of what is sent."""
 
     number: int
-    data: bytes
+    data: bytes | memoryview
     digest: bytes
 
 
@@ -89,7 +89,7 @@ class Outgoing:
         self.total = total
         self.size = 0
         self._pieces = pieces
-        self._sum = hashlib.sha256()
+        self._sum = Sum()
         self._waiting: deque[memoryview] = deque()
         self._held = 0
         self._ended = False
@@ -139,7 +139,7 @@ class Outgoing:
                 view = view[:wanted]
             wanted -= len(view)
             cut.append(view)
-        data = bytes(cut[0]) if len(cut) == 1 else b"".join(cut)
+        data = cut[0] if len(cut) == 1 else b"".join(cut)
         self._sum.update(data)
         self.size += len(data)
         self._number += 1
@@ -283,7 +283,7 @@ def _tell(to: Sending, size: int) -> None:
         to.progress(to.done, to.source.total)
 
 
-def _put_object(to: Sending, data: bytes) -> Request[Any]:
+def _put_object(to: Sending, data: bytes | memoryview) -> Request[Any]:
     kwargs = {**to.kwargs, "sha256": to.source.sha256}
     return Request("put_object", (to.key, data), kwargs, lambda answer: answer)
 
@@ -369,7 +369,7 @@ def receive(of: Receiving) -> Plan[None]:
     end = size if of.end is None else min(of.end, size)
     start = min(of.start, end)
     whole = (start, end) == (0, size)
-    summed = hashlib.sha256()
+    summed = Sum()
     total = end - start
 
     def took(data: bytes) -> Give:
@@ -393,7 +393,7 @@ def receive(of: Receiving) -> Plan[None]:
                 yield took((yield from _arrived(of, waiting)))
         while waiting:
             yield took((yield from _arrived(of, waiting)))
-    if whole and summed.hexdigest() != of.info.sha256:
+    if whole and summed.digest().hex() != of.info.sha256:
         raise DataCorrupted(
             f"object {of.key!r} of bucket {of.bucket!r} is not what was written; restore a backup",
             service=SERVICE,
