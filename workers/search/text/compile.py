@@ -1,0 +1,307 @@
+"""The query tree as a query of tantivy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import tantivy
+
+from mesh.errors import InvalidArgument
+from workers.search.query.nodes import (
+    All,
+    Bool,
+    Boost,
+    Exists,
+    Fuzzy,
+    Like,
+    Match,
+    Node,
+    Phrase,
+    Prefix,
+    Range,
+    Terms,
+)
+from workers.search.schema import TEXT, Field, Schema
+from workers.search.text import analysis, likeness, ranges
+from workers.search.text.analysis import Token
+from workers.search.text.columns import HAS, WHOLE, kept, spoken, whole_of, words_of
+
+MUST: Final = tantivy.Occur.Must
+MUST_NOT: Final = tantivy.Occur.MustNot
+SHOULD: Final = tantivy.Occur.Should
+Q: Final = tantivy.Query
+MAX_SLOP: Final = 100
+
+Part = tuple[Any, Any]
+
+
+class Compiler:
+    """Makes queries for one index.
+
+    `frequency` tells in how many documents a column has a word, `documents` how many there are.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        native: Any,
+        frequency: Callable[[str, str], int],
+        documents: Callable[[], int],
+    ) -> None:
+        self._schema = schema
+        self._native = native
+        self._frequency = frequency
+        self._documents = documents
+
+    def query(self, node: Node) -> Any:
+        """The query of tantivy.
+
+        Raises:
+            InvalidArgument: a field is unknown, or cannot be searched like that.
+        """
+        make = _MAKERS.get(type(node))
+        if make is None:
+            raise InvalidArgument(f"{node!r:.80} is no node of a query")
+        return make(self, node)
+
+    # ---------------------------------------------------------------- words
+
+    def _over(self, name: str, make: Callable[[Field], Any]) -> Any:
+        """In a field; without a name in any text field: the best of them counts."""
+        if name:
+            return make(self._schema.field(name))
+        found = [_boosted(make(field), field.boost) for field in self._schema.texts]
+        if not found:
+            return Q.empty_query()
+        return found[0] if len(found) == 1 else Q.disjunction_max_query(found)
+
+    def _match(self, node: Match) -> Any:
+        def make(field: Field) -> Any:
+            if field.kind != TEXT:
+                return self._whole(field, [spoken(field, node.text)])
+            words = analysis.asked(node.text, field.analyzer)
+            return self._every(field, words) if node.every else self._any(field, words, node.text)
+
+        return self._over(node.field, make)
+
+    def _any(self, field: Field, words: Sequence[Token], text: str) -> Any:
+        """Any word; two characters side by side count beyond each of them."""
+        parts: list[Part] = []
+        if field.analyzer == "jieba" and any(one.character for one in words):
+            column = words_of(field.name)
+            cut = analysis.whole_words(text, field.analyzer)
+            parts = [(SHOULD, self._word(column, one)) for one in dict.fromkeys(cut) if _wide(one)]
+            words = [one for one in words if not one.character]
+        before = ""
+        seen: set[str] = set()
+        for one in words:
+            pair = before + one.text
+            if one.joined and pair not in seen:
+                seen.add(pair)
+                parts.append((SHOULD, self._phrase_of(field.name, [before, one.text])))
+            if one.text not in seen:
+                seen.add(one.text)
+                parts.append((SHOULD, self._word(field.name, one.text)))
+            before = one.text
+        return _boolean(parts)
+
+    def _every(self, field: Field, words: Sequence[Token]) -> Any:
+        """All words; characters side by side stand so in the text too."""
+        return _boolean([(MUST, self._run(field, run)) for run in _runs(words)])
+
+    def _run(self, field: Field, run: Sequence[Token], slop: int = 0) -> Any:
+        if len(run) == 1:
+            return self._word(field.name, run[0].text)
+        first = run[0].position
+        return Q.phrase_query(
+            self._native, field.name, [(one.position - first, one.text) for one in run], slop
+        )
+
+    def _word(self, column: str, word: str) -> Any:
+        return Q.term_query(self._native, column, word, "freq")
+
+    def _phrase_of(self, column: str, words: list[str]) -> Any:
+        return Q.phrase_query(self._native, column, words)
+
+    def _phrase(self, node: Phrase) -> Any:
+        if node.slop not in range(MAX_SLOP + 1):
+            raise InvalidArgument(f"slop={node.slop!r:.40} is not 0 to {MAX_SLOP}")
+
+        def make(field: Field) -> Any:
+            if field.kind != TEXT:
+                return self._whole(field, [spoken(field, node.text)])
+            words = analysis.phrase(node.text, field.analyzer)
+            return self._run(field, words, node.slop) if words else Q.empty_query()
+
+        return self._over(node.field, make)
+
+    def _prefix(self, node: Prefix) -> Any:
+        def make(field: Field) -> Any:
+            if field.kind != TEXT:
+                return self._like(field, whole_of(field), node.text, 0, begins=True)
+            *words, last = analysis.phrase(node.text, "plain") or [None]
+            if last is None:
+                return Q.empty_query()
+            if last.character:
+                return self._every(field, [*self._stems(field, words), last])
+            parts = [(MUST, self._run(field, run)) for run in _runs(self._stems(field, words))]
+            parts.append((MUST, self._like(field, words_of(field.name), last.text, 0, begins=True)))
+            return _boolean(parts)
+
+        return self._over(node.field, make)
+
+    def _fuzzy(self, node: Fuzzy) -> Any:
+        if node.distance not in (0, 1, 2):
+            raise InvalidArgument(f"distance={node.distance!r:.40} is not 1 or 2")
+
+        def make(field: Field) -> Any:
+            if field.kind != TEXT:
+                return self._like(field, whole_of(field), node.text, node.distance)
+            parts: list[Part] = []
+            for run in _runs(analysis.phrase(node.text, "plain")):
+                word = run[0].text
+                if run[0].character:
+                    parts.append((MUST, self._run(field, run)))
+                else:
+                    column = words_of(field.name)
+                    parts.append((MUST, self._like(field, column, word, node.distance)))
+            return _boolean(parts)
+
+        return self._over(node.field, make)
+
+    def _stems(self, field: Field, words: Sequence[Token]) -> list[Token]:
+        """Words as the column of the field has them."""
+        return [
+            one if one.character else one._replace(text=analysis.stem(one.text, field.analyzer))
+            for one in words
+        ]
+
+    def _like(
+        self, field: Field, column: str, text: str, distance: int, *, begins: bool = False
+    ) -> Any:
+        """Words about like `text`; `begins`: words that begin so."""
+        if field.kind not in WHOLE:
+            raise InvalidArgument(
+                f"field {field.name!r} is a {field.kind}; only texts begin with something or are "
+                "spelt wrong: ask for a value or a range"
+            )
+        return Q.fuzzy_term_query(self._native, column, text, distance, True, begins)
+
+    def _telling(self, node: Like) -> Any:
+        parts: list[Part] = []
+        for name in dict.fromkeys(name for name, _ in node.texts):
+            field = self._schema.field(name)
+            if field.kind != TEXT:
+                raise InvalidArgument(f"field {name!r} is a {field.kind}: likeness needs text")
+            texts = [text for one, text in node.texts if one == name]
+            for words in likeness.telling(
+                texts, field.analyzer, lambda word: self._frequency(name, word), self._documents()
+            ):
+                query = (
+                    self._word(name, words[0]) if len(words) == 1 else self._phrase_of(name, words)
+                )
+                parts.append((SHOULD, query))
+        return _boolean(parts)
+
+    # ---------------------------------------------------------------- values
+
+    def _terms(self, node: Terms) -> Any:
+        return self._whole(self._schema.field(node.field), node.values)
+
+    def _whole(self, field: Field, values: Iterable[Any]) -> Any:
+        column = whole_of(field)
+        found = [kept(field, value) for value in values]
+        if len(found) == 1:
+            return Q.const_score_query(Q.term_query(self._native, column, found[0], "basic"), 1.0)
+        return Q.term_set_query(self._native, column, found)
+
+    def _range(self, node: Range) -> Any:
+        if node.low is None and node.high is None:
+            return self._exists(Exists(node.field))
+        return Q.const_score_query(
+            ranges.query(self._native, self._schema.field(node.field), node), 1.0
+        )
+
+    def _exists(self, node: Exists) -> Any:
+        field = self._schema.field(node.field)
+        if field.kind == TEXT:
+            found = Q.term_query(self._native, HAS, field.name, "basic")
+        else:
+            found = Q.exists_query(whole_of(field))
+        return Q.const_score_query(found, 1.0)
+
+    # ---------------------------------------------------------------- trees
+
+    def _all(self, node: All) -> Any:
+        return Q.all_query()
+
+    def _bool(self, node: Bool) -> Any:
+        parts: list[Part] = [(MUST, self.query(one)) for one in node.must]
+        parts += [(MUST, Q.const_score_query(self.query(one), 0.0)) for one in node.filters]
+        least = node.at_least
+        if not parts:
+            if node.should:
+                least = max(least, 1)
+            else:
+                parts.append((MUST, Q.const_score_query(Q.all_query(), 0.0)))
+        if least > len(node.should):
+            return Q.empty_query()
+        parts += [(SHOULD, self.query(one)) for one in node.should]
+        parts += [(MUST_NOT, self.query(one)) for one in node.must_not]
+        return Q.boolean_query(parts, least or None)
+
+    def _boost(self, node: Boost) -> Any:
+        if not (math.isfinite(node.factor) and node.factor >= 0):
+            raise InvalidArgument(f"a boost of {node.factor!r:.40} is not a number from 0")
+        return _boosted(self.query(node.node), node.factor)
+
+
+def constant(node: Node) -> bool:
+    """Whether all documents that it finds have the same score."""
+    if isinstance(node, Bool):
+        return not node.should and all(map(constant, node.must))
+    if isinstance(node, Boost):
+        return constant(node.node)
+    return isinstance(node, Terms | Range | Exists | All)
+
+
+def _boosted(query: Any, factor: float) -> Any:
+    return query if factor == 1 else Q.boost_query(query, factor)
+
+
+def _boolean(parts: list[Part]) -> Any:
+    if not parts:
+        return Q.empty_query()
+    return parts[0][1] if len(parts) == 1 else Q.boolean_query(parts)
+
+
+def _runs(words: Iterable[Token]) -> list[list[Token]]:
+    """Each word alone, characters side by side together."""
+    runs: list[list[Token]] = []
+    for one in words:
+        if one.joined:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+def _wide(word: str) -> bool:
+    return analysis.MARK in analysis.normal(word)
+
+
+_MAKERS: Final[dict[type, Callable[[Compiler, Any], Any]]] = {
+    Match: Compiler._match,
+    Phrase: Compiler._phrase,
+    Prefix: Compiler._prefix,
+    Fuzzy: Compiler._fuzzy,
+    Terms: Compiler._terms,
+    Range: Compiler._range,
+    Exists: Compiler._exists,
+    All: Compiler._all,
+    Bool: Compiler._bool,
+    Boost: Compiler._boost,
+    Like: Compiler._telling,
+}

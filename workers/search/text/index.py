@@ -1,0 +1,318 @@
+"""The text index of a collection: one writer, and readers in any process.
+
+It is a directory of tantivy. Documents are known by their rows; what they hold is not kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import tantivy
+
+from mesh.errors import InvalidArgument, StoreBusy
+from workers.search.derived import IndexDamaged
+from workers.search.query.nodes import Node
+from workers.search.schema import TAGS, Field, Schema
+from workers.search.text import completing, facets
+from workers.search.text.columns import (
+    ROW,
+    adders,
+    build,
+    document,
+    kept,
+    register,
+    shown,
+    whole_of,
+)
+from workers.search.text.compile import Compiler, constant
+from workers.search.text.facets import FacetSpec
+from workers.search.text.paging import DESCENDING, After, Key, Pages
+
+HEAP: Final = 64 * 1024 * 1024
+"""Octets of documents that a writer gathers before it writes them out."""
+REMEMBERED: Final = 1000
+"""Compiled queries that a reader keeps."""
+
+
+class Sort(NamedTuple):
+    """The order of results: fields, each with whether the greatest comes first."""
+
+    keys: tuple[tuple[str, bool], ...]
+
+
+class Position(NamedTuple):
+    """Where a page ended: the values of its last hit (its score, without a sort), and its row.
+
+    `seen` is how many hits there were up to it; it saves searching for the place.
+    """
+
+    values: tuple[Any, ...]
+    row: int
+    seen: int = 0
+
+
+@dataclass(slots=True)
+class Found:
+    """A page. `values` are those of the sort, for each hit; `total` is 0 if it was not asked for.
+
+    Without a sort `values` is empty. With one, the scores are 0.
+    """
+
+    rows: list[int]
+    scores: list[float]
+    total: int
+    values: list[tuple[Any, ...]]
+
+
+class TextWriter:
+    """Applies changes and commits them. For one thread at a time."""
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        """Open the index, or make it.
+
+        Raises:
+            IndexDamaged: it cannot be used, or was made for other fields.
+            StoreBusy: another writer has it open.
+            ConfigError: an analyzer needs a package that is missing.
+        """
+        native = build(schema)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _damaged(path):
+            index = tantivy.Index(native, str(path))
+            register(index, schema)
+            index.config_reader("manual")
+            self._highest = _highest(index.searcher())
+        try:
+            self._writer = index.writer(HEAP, 1)
+        except ValueError as error:
+            if "LockBusy" not in str(error):
+                raise IndexDamaged(f"{path.name}: {error}") from error
+            raise StoreBusy(f"the index {path.name} has another writer", retry_after=1.0) from None
+        self._path = path
+        self._add = adders(schema)
+        self._changed = False
+
+    def apply(self, removed: Sequence[int], added: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Bring in rows with their checked values, and take others out, from the next commit on.
+
+        What was applied already may be applied again. A row that is in both is out.
+        """
+        writer, add = self._writer, self._add
+        gone = set(removed)
+        with _damaged(self._path):
+            for row in removed:
+                writer.delete_documents_by_term(ROW, row)
+            for row, values in added:
+                if row > self._highest:
+                    self._highest = row
+                elif row in gone:
+                    continue
+                else:
+                    writer.delete_documents_by_term(ROW, row)
+                if row not in gone:
+                    writer.add_document(document(row, values, add))
+        self._changed = self._changed or bool(removed) or bool(added)
+
+    def commit(self) -> None:
+        """Put on disk what was applied; readers see it after their next refresh."""
+        if self._changed:
+            with _damaged(self._path):
+                self._writer.commit()
+            self._changed = False
+
+    def close(self) -> None:
+        """Let another writer in. What was not committed is dropped."""
+        del self._writer
+
+
+class TextReader:
+    """Reads the index as of its last refresh. Threads may search at once."""
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        """Open an index that a writer has made. Raises IndexDamaged."""
+        self._path = path
+        self._schema = schema
+        with _damaged(path):
+            self._index = tantivy.Index.open(str(path))
+            register(self._index, schema)
+            self._index.config_reader("manual")
+            self._searcher = self._index.searcher()
+        self._native = self._index.schema
+        self._compiled: dict[Node, Any] = {}
+
+    def refresh(self) -> None:
+        """See what has been committed up to now."""
+        with _damaged(self._path):
+            self._index.reload()
+            self._searcher = self._index.searcher()
+        # Some queries are made of what is frequent.
+        self._compiled = {}
+
+    def search(
+        self,
+        node: Node,
+        *,
+        limit: int,
+        offset: int = 0,
+        sort: Sort | None = None,
+        after: Position | None = None,
+        total: bool = True,
+    ) -> Found:
+        """A page of what `node` finds: by score, the best first, or as `sort` says; then by row.
+
+        Raises:
+            InvalidArgument: the query does not fit the fields, or `after` does not fit the sort.
+        """
+        query = self._query(node)
+        keys, fields = self._keys(sort)
+        place = None if after is None else _place(after, fields if sort else None)
+        searcher = self._searcher
+        pages = Pages(searcher, self._native)
+        with _damaged(self._path):
+            if limit < 1:
+                return Found([], [], self._count(searcher, query) if total else 0, [])
+            if sort is None and not constant(node):
+                if place is None and not offset:
+                    hits, many = pages.best(query, limit, total)
+                else:
+                    hits = pages.by_score(query, offset, limit, place)
+                    many = self._count(searcher, query) if total else 0
+                return Found([row for _, row in hits], [score for score, _ in hits], many, [])
+            many = self._count(searcher, query) if total else 0
+            found = pages.by_fields(query, keys, offset, limit, place)
+            rows = [row for _, row in found]
+            if sort is None:
+                return Found(rows, self._same_score(searcher, query, len(rows)), many, [])
+            values = [tuple(map(shown, fields, one)) for one, _ in found]
+            return Found(rows, [0.0] * len(rows), many, values)
+
+    def rows(self, node: Node, most: int) -> Any:
+        """The rows of all that `node` finds, ascending (numpy, uint64); None if more than `most`.
+
+        Raises InvalidArgument as `search` does.
+        """
+        query = self._query(node)
+        searcher = self._searcher
+        with _damaged(self._path):
+            many = self._count(searcher, query)
+            if many > most or not many:
+                return None if many > most else np.empty(0, np.uint64)
+            hits = searcher.search(query, many, False, ROW, 0, tantivy.Order.Asc).hits
+            return np.fromiter((row for row, _ in hits), np.uint64, len(hits))
+
+    def facets(self, node: Node, wanted: Mapping[str, FacetSpec]) -> dict[str, Any]:
+        """What the values of fields are in all that `node` finds; see `FacetSpec` for the forms.
+
+        Raises InvalidArgument as `search` does, and if a facet has too many buckets.
+        """
+        query = self._query(node)
+        searcher = self._searcher
+        with _damaged(self._path):
+            return facets.count(lambda asked: searcher.aggregate(query, asked), wanted)
+
+    def suggest(
+        self, field: str, prefix: str, limit: int, node: Node | None = None
+    ) -> list[tuple[str, int]]:
+        """Words, or whole values, that begin with `prefix`, with how many documents have them.
+
+        The most frequent first. `node`: among what it finds. Raises InvalidArgument.
+        """
+        query = None if node is None else self._query(node)
+        one = self._schema.field(field)
+        searcher = self._searcher
+        with _damaged(self._path):
+            return completing.completions(searcher, one, prefix, limit, query)
+
+    def explain(self, node: Node, row: int) -> dict[str, Any] | None:
+        """How the score of a row comes about; None if `node` does not find it."""
+        query = self._query(node)
+        searcher = self._searcher
+        with _damaged(self._path):
+            found = tantivy.Query.boolean_query([
+                (tantivy.Occur.Must, query),
+                (tantivy.Occur.Must, tantivy.Query.term_query(self._native, ROW, row, "basic")),
+            ])  # fmt: skip
+            hits = searcher.search(found, 1, False).hits
+            if not hits:
+                return None
+            told: dict[str, Any] = json.loads(query.explain(searcher, hits[0][1]).to_json())
+            return _told(told)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        del self._searcher, self._index
+
+    def _query(self, node: Node) -> Any:
+        found = self._compiled.get(node)
+        if found is None:
+            searcher = self._searcher
+            compiler = Compiler(
+                self._schema, self._native, searcher.doc_freq, lambda: int(searcher.num_docs)
+            )
+            found = compiler.query(node)
+            if len(self._compiled) >= REMEMBERED:
+                self._compiled = {}
+            self._compiled[node] = found
+        return found
+
+    def _keys(self, sort: Sort | None) -> tuple[list[Key], list[Field]]:
+        fields = [self._schema.field(name) for name, _ in sort.keys] if sort else []
+        for one in fields:
+            if one.kind == TAGS:
+                raise InvalidArgument(f"field {one.name!r} has several values: no order by tags")
+        keys = [
+            (whole_of(one), descending)
+            for one, (_, descending) in zip(fields, sort.keys if sort else (), strict=True)
+        ]
+        return keys, fields
+
+    def _count(self, searcher: Any, query: Any) -> int:
+        return int(searcher.search(query, 1).count)
+
+    def _same_score(self, searcher: Any, query: Any, count: int) -> list[float]:
+        return [searcher.search(query, 1, False).hits[0][0]] * count if count else []
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Errors of tantivy are damages to its files: what it is asked has been checked."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise IndexDamaged(f"{path.name}: {error}") from error
+    except BaseException as error:
+        # Raised by tantivy where it did not expect what it read.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise IndexDamaged(f"{path.name}: {error}") from error
+
+
+def _highest(searcher: Any) -> int:
+    hits = searcher.search(tantivy.Query.all_query(), 1, False, ROW, 0, DESCENDING).hits
+    return int(hits[0][0]) if hits else -1
+
+
+def _place(after: Position, fields: Sequence[Field] | None) -> After:
+    if len(after.values) != (1 if fields is None else len(fields)):
+        raise InvalidArgument("the cursor is of a query with another sort")
+    if fields is None:
+        return After(after.values, after.row, after.seen)
+    values = tuple(
+        None if value is None else kept(field, value)
+        for field, value in zip(fields, after.values, strict=True)
+    )
+    return After(values, after.row, after.seen)
+
+
+def _told(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "value": given["value"],
+        "description": given["description"],
+        "details": [_told(one) for one in given.get("details") or ()],
+    }
