@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -94,6 +94,17 @@ def asked(text: str, analyzer: str) -> list[Token]:
 def phrase(text: str, analyzer: str) -> list[Token]:
     """All words of a text that is looked for, in the places of its normal form."""
     return list(_marked(normal(text), _full(analyzer)))
+
+
+def runs(words: Iterable[Token]) -> list[list[Token]]:
+    """Each word alone, characters side by side together."""
+    found: list[list[Token]] = []
+    for one in words:
+        if one.joined:
+            found[-1].append(one)
+        else:
+            found.append([one])
+    return found
 
 
 def whole_words(text: str, analyzer: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import tantivy
@@ -25,7 +26,7 @@ from workers.search.query.nodes import (
 )
 from workers.search.schema import TEXT, Field, Schema
 from workers.search.text import analysis, likeness, ranges
-from workers.search.text.analysis import Token
+from workers.search.text.analysis import Token, runs
 from workers.search.text.columns import HAS, WHOLE, kept, spoken, whole_of, words_of
 
 MUST: Final = tantivy.Occur.Must
@@ -109,7 +110,7 @@ class Compiler:
 
     def _every(self, field: Field, words: Sequence[Token]) -> Any:
         """All words; characters side by side stand so in the text too."""
-        return _boolean([(MUST, self._run(field, run)) for run in _runs(words)])
+        return _boolean([(MUST, self._run(field, run)) for run in runs(words)])
 
     def _run(self, field: Field, run: Sequence[Token], slop: int = 0) -> Any:
         if len(run) == 1:
@@ -122,8 +123,8 @@ class Compiler:
     def _word(self, column: str, word: str) -> Any:
         return Q.term_query(self._native, column, word, "freq")
 
-    def _phrase_of(self, column: str, words: list[str]) -> Any:
-        return Q.phrase_query(self._native, column, words)
+    def _phrase_of(self, column: str, words: Sequence[str]) -> Any:
+        return Q.phrase_query(self._native, column, list(words))
 
     def _phrase(self, node: Phrase) -> Any:
         if node.slop not in range(MAX_SLOP + 1):
@@ -141,12 +142,13 @@ class Compiler:
         def make(field: Field) -> Any:
             if field.kind != TEXT:
                 return self._like(field, whole_of(field), node.text, 0, begins=True)
-            *words, last = analysis.phrase(node.text, "plain") or [None]
-            if last is None:
+            spelt = analysis.phrase(node.text, "plain")
+            if not spelt:
                 return Q.empty_query()
+            *words, last = spelt
             if last.character:
                 return self._every(field, [*self._stems(field, words), last])
-            parts = [(MUST, self._run(field, run)) for run in _runs(self._stems(field, words))]
+            parts = [(MUST, self._run(field, run)) for run in runs(self._stems(field, words))]
             parts.append((MUST, self._like(field, words_of(field.name), last.text, 0, begins=True)))
             return _boolean(parts)
 
@@ -160,7 +162,7 @@ class Compiler:
             if field.kind != TEXT:
                 return self._like(field, whole_of(field), node.text, node.distance)
             parts: list[Part] = []
-            for run in _runs(analysis.phrase(node.text, "plain")):
+            for run in runs(analysis.phrase(node.text, "plain")):
                 word = run[0].text
                 if run[0].character:
                     parts.append((MUST, self._run(field, run)))
@@ -196,9 +198,9 @@ class Compiler:
             if field.kind != TEXT:
                 raise InvalidArgument(f"field {name!r} is a {field.kind}: likeness needs text")
             texts = [text for one, text in node.texts if one == name]
-            for words in likeness.telling(
-                texts, field.analyzer, lambda word: self._frequency(name, word), self._documents()
-            ):
+            frequency = partial(self._frequency, name)
+            many = self._documents()
+            for words in likeness.telling(texts, field.analyzer, frequency, many):
                 query = (
                     self._word(name, words[0]) if len(words) == 1 else self._phrase_of(name, words)
                 )
@@ -275,17 +277,6 @@ def _boolean(parts: list[Part]) -> Any:
     if not parts:
         return Q.empty_query()
     return parts[0][1] if len(parts) == 1 else Q.boolean_query(parts)
-
-
-def _runs(words: Iterable[Token]) -> list[list[Token]]:
-    """Each word alone, characters side by side together."""
-    runs: list[list[Token]] = []
-    for one in words:
-        if one.joined:
-            runs[-1].append(one)
-        else:
-            runs.append([one])
-    return runs
 
 
 def _wide(word: str) -> bool:

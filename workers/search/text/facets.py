@@ -20,6 +20,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 from mesh.errors import InvalidArgument
@@ -144,7 +145,7 @@ def _ask(name: str, spec: FacetSpec, span: tuple[Any, Any] | None) -> dict[str, 
 
 def _cut(column: str, edges: Sequence[Any]) -> dict[str, Any]:
     ranges: list[dict[str, Any]] = [{"to": edges[0]}] if edges else [{}]
-    ranges += [{"from": low, "to": high} for low, high in zip(edges, edges[1:], strict=False)]
+    ranges += [{"from": low, "to": high} for low, high in pairwise(edges)]
     if edges:
         ranges.append({"from": edges[-1]})
     return {"range": {"field": column, "ranges": ranges, "keyed": False}}
@@ -168,7 +169,7 @@ def _ranges(spec: FacetSpec, found: Any) -> dict[str, Any]:
     for low, high in spec.ranges:
         begin = 0 if low is None else bisect_left(edges, low) + 1
         end = len(pieces) if high is None else bisect_left(edges, high) + 1
-        ends = [shown(spec.field, one) for one in (low, high)]
+        ends = [one if one is None else _shown_edge(spec.field, one) for one in (low, high)]
         ranges.append([*ends, sum(pieces[begin:end])])
     return {"ranges": ranges}
 
@@ -256,6 +257,10 @@ def _read_ranges(name: str, field: Field, options: Mapping[str, Any]) -> dict[st
 def _edge(field: Field, value: Any) -> Any:
     """Whole numbers are shown as such."""
     return int(value) if field.kind == INTEGER and value == int(value) else value
+
+
+def _shown_edge(field: Field, value: Any) -> Any:
+    return date_of(value) if field.kind == DATE else value
 
 
 def _read_histogram(name: str, field: Field, options: Mapping[str, Any]) -> dict[str, Any]:

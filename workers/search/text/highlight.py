@@ -6,8 +6,8 @@ Works on the texts as they were given: nothing of an index is needed.
 from __future__ import annotations
 
 import html
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from workers.search.query.nodes import Bool, Boost, Fuzzy, Like, Match, Node, Phrase, Prefix, Terms
@@ -98,7 +98,7 @@ def _words_of(node: Match | Phrase | Prefix | Fuzzy, field: Field) -> Iterator[_
         yield _run(analysis.phrase(node.text, analyzer), node.slop)
     else:
         spelt = analysis.phrase(node.text, "plain")
-        for at, run in enumerate(analysis.runs(spelt)):
+        for run in analysis.runs(spelt):
             word = run[0].text
             if run[0].character:
                 yield _run(run)
@@ -108,7 +108,6 @@ def _words_of(node: Match | Phrase | Prefix | Fuzzy, field: Field) -> Iterator[_
                 yield _beginning(word)
             else:
                 yield from _any([one._replace(text=analysis.stem(word, analyzer)) for one in run])
-            del at
 
 
 def _any(words: Sequence[Token]) -> Iterator[_Marker]:
@@ -117,7 +116,7 @@ def _any(words: Sequence[Token]) -> Iterator[_Marker]:
         if len(run) == 1:
             yield _run(run)
         else:
-            yield from (_run(list(pair)) for pair in zip(run, run[1:], strict=False))
+            yield from (_run(list(pair)) for pair in pairwise(run))
 
 
 def _run(words: Sequence[Token], slop: int = 0) -> _Marker:
