@@ -13,7 +13,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/sage \
-    && /opt/sage/bin/pip install --no-cache-dir . \
+    && /opt/sage/bin/pip install --no-cache-dir '.[search]' \
     && /opt/sage/bin/python -P -c "from mesh.transport import pump; assert pump.KIND == 'compiled', pump.why()"
 
 FROM python:3.13-slim
@@ -25,6 +25,7 @@ ENV PATH=/opt/sage/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SAGE_MEMORY_DATA=/data/memory \
     SAGE_STORAGE_DATA=/data/storage \
+    SAGE_SEARCH_DATA=/data/search \
     SAGE_MONITORING_ADDRESS=0.0.0.0:9090 \
     SAGE_LOG_FORMAT=json
 WORKDIR /data

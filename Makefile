@@ -48,7 +48,8 @@ run: $(STAMP)
 
 up: $(STAMP)
 	SAGE_MEMORY_DATA=$${SAGE_MEMORY_DATA:-.mesh/memory} \
-	SAGE_STORAGE_DATA=$${SAGE_STORAGE_DATA:-.mesh/storage} SAGE_MONITORING_ENABLED=true \
+	SAGE_STORAGE_DATA=$${SAGE_STORAGE_DATA:-.mesh/storage} \
+	SAGE_SEARCH_DATA=$${SAGE_SEARCH_DATA:-.mesh/search} SAGE_MONITORING_ENABLED=true \
 		$(PY) -m mesh.cli up --detach --config config/default.yaml --run .mesh/run $(ARGS)
 
 down: $(STAMP)

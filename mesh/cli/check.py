@@ -165,5 +165,14 @@ def _memory(mesh: Caller) -> tuple[str, str, str]:
     return OK, text, ""
 
 
-CALLS = {"memory": _memory, "storage": _storage}
+def _search(mesh: Caller) -> tuple[str, str, str]:
+    begun = perf_counter()
+    found = mesh.search.collections()
+    read = perf_counter() - begun
+    text = f"a read took {1000 * read:.1f} ms; {len(found)} collections"
+    behind = [one.name for one in found if one.rebuilding is not None]
+    return OK, text + (f", built anew: {', '.join(behind)}" if behind else ""), ""
+
+
+CALLS = {"memory": _memory, "storage": _storage, "search": _search}
 """Calls of each built-in service: some that every process answers, some that its writer does."""

@@ -140,11 +140,35 @@ class Storage(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class Search(Section):
+    """The search service."""
+
+    data: str | None = key(
+        Folder(optional=True),
+        None,
+        "The directory of its data; without one `sage-mesh up` does not start it. It needs "
+        "sage-mesh[search]. Also: SAGE_SEARCH_DATA.",
+    )
+    processes: int = key(
+        Count(least=1, most=256),
+        1,
+        "Worker processes. All serve reads; one of them writes, and keeps the indexes up to date.",
+    )
+    timeout: float | None = key(
+        Duration(least=0.001, most=300.0, optional=True),
+        None,
+        "What one call to the search service may take, whatever its caller allows; streams are "
+        "not bounded. null: what the caller allows.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Services(Section):
     """The built-in services."""
 
     memory: Memory = Memory()
     storage: Storage = Storage()
+    search: Search = Search()
 
 
 BUILT_IN = tuple(section.name for section in fields(Services))
