@@ -9,6 +9,7 @@ import typer
 
 from mesh.cli.config import app as config_app
 from mesh.cli.output import reporting
+from mesh.cli.search import app as search_app
 from mesh.cli.storage import app as storage_app
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 
 app.add_typer(config_app)
+app.add_typer(search_app)
 app.add_typer(storage_app)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
