@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mesh.cli.config import app as config_app
+from mesh.cli.options import Brokers, Config, Json
 from mesh.cli.output import reporting
 from mesh.cli.search import app as search_app
 from mesh.cli.storage import app as storage_app
@@ -26,29 +27,6 @@ app.add_typer(config_app)
 app.add_typer(search_app)
 app.add_typer(storage_app)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Brokers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--broker",
-        "-b",
-        envvar="SAGE_BROKERS",
-        metavar="ENDPOINT",
-        help="A broker; may be given several times.  [default: tcp://127.0.0.1:8080]",
-        show_default=False,
-    ),
-]
-Config = Annotated[
-    str | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="SAGE_CONFIG",
-        metavar="FILE",
-        help="A YAML file with settings; see `sage-mesh config`.",
-        show_default=False,
-    ),
-]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mesh.cli.options import Json
 from mesh.cli.output import Failure, Output, reporting
 from mesh.errors import ConfigError
 
@@ -21,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 File = Annotated[
     str | None,
     typer.Option(

@@ -77,6 +77,13 @@ class Output:
         """One line of JSON."""
         print(to_json(value), flush=True)
 
+    def line(self, facts: Any, text: str) -> None:
+        """One line: `facts` as JSON, or `text`."""
+        if self.as_json:
+            self.json(facts)
+        else:
+            print(text, flush=True)
+
     def value(self, value: Any) -> None:
         """The result of a call: text as it is, octets raw into a pipe, everything else as JSON.
 

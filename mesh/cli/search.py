@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mesh.cli.hits import AFTER, BEFORE, asked, show
+from mesh.cli.options import Brokers, Json, Timeout
 from mesh.cli.output import FAILED, USAGE, Failure, Output, reporting
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
-    from mesh.client.search import CollectionInfo, Hit, Hits, Search
+    from mesh.client.search import CollectionInfo, Search
 
 app = typer.Typer(
     name="search",
@@ -25,19 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Brokers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--broker",
-        "-b",
-        envvar="SAGE_BROKERS",
-        metavar="ENDPOINT",
-        help="A broker; may be given several times.  [default: tcp://127.0.0.1:8080]",
-        show_default=False,
-    ),
-]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for an answer.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Collection = Annotated[str, typer.Argument(metavar="COLLECTION")]
 Filter = Annotated[
     str, typer.Option(metavar="QUERY", help="A query that must hold, as in 'year:[2020 TO *]'.")
@@ -56,8 +43,6 @@ Embed = Annotated[
 ]
 SHOWN = 5
 """Documents that could not be written, of which the reason is told."""
-# What a fragment is marked by: no text of a document has them.
-BEFORE, AFTER = "\x02", "\x03"
 
 
 @contextmanager
@@ -212,7 +197,7 @@ def delete(
             deleted = s.delete_by_query(collection, asked(query), refresh=refresh)
         else:
             deleted = s.delete(collection, *(ids or ()), refresh=refresh)
-        _say(output, {"deleted": deleted}, f"{deleted:,} deleted")
+        output.line({"deleted": deleted}, f"{deleted:,} deleted")
         if ids and deleted < len(ids):
             raise typer.Exit(FAILED)
 
@@ -274,67 +259,9 @@ def query(
             vector_field=vector_field,
         )
         if as_json:
-            output.json(_facts(found))
+            output.json(asdict(found))
         else:
-            _show(output, found, offset)
-
-
-def asked(text: str) -> Any:
-    """A query as it is meant: a JSON object, or words and operators. Raises Failure."""
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise Failure(
-            f"{text}: {error}", "a query in braces is a JSON object", code=USAGE
-        ) from None
-
-
-def _facts(found: Hits) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(found)
-
-
-def _show(output: Output, found: Hits, offset: int) -> None:
-    from rich.table import Table
-
-    from mesh.cli.output import clean, to_json
-
-    table = Table(box=None, pad_edge=False, show_header=bool(found.hits))
-    for name, justify in (("", "right"), ("score", "right"), ("id", "left"), ("document", "left")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for number, hit in enumerate(found, offset + 1):
-        shown = _shown(hit)
-        if hit.explain is not None:
-            shown.append(f"\n{clean(to_json(hit.explain))}", style="dim")
-        table.add_row(str(number), f"{hit.score:.3f}", clean(hit.id), shown)
-    output.show(table)
-    for name, facet in found.facets.items():
-        print(f"{clean(name)}: {clean(to_json(facet))}")
-    total = "" if found.total < 0 else f" of {found.total:,}"
-    print(f"{len(found)}{total} in {1000 * found.took:.1f} ms")
-
-
-def _shown(hit: Hit) -> Text:
-    """What is seen of a hit: fragments with what was found, or how its fields begin."""
-    from rich.text import Text
-
-    from mesh.cli.output import clean
-
-    found = Text()
-    if not hit.highlight:
-        fields = [f"{name}: {value}" for name, value in hit.source.items()
-                  if name != "id" and not isinstance(value, bytes)]  # fmt: skip
-        return Text(clean("  ".join(fields)[:200]))
-    for name, fragments in hit.highlight.items():
-        for fragment in fragments:
-            found.append("\n" if found else "").append(f"{clean(name)}: ", style="dim")
-            for part in fragment.split(BEFORE):
-                marked, _, rest = part.rpartition(AFTER)
-                found.append(clean(marked), style="bold yellow").append(clean(rest))
-    return found
+            show(output, found, offset)
 
 
 @app.command()
@@ -350,7 +277,7 @@ def count(
     with reporting(as_json, brokers or []) as output, service(brokers or [], timeout) as s:
         given = asked(query) if query else None
         found = s.count(collection, given, filter=asked(filter) if filter else None)
-        _say(output, {"count": found}, str(found))
+        output.line({"count": found}, str(found))
 
 
 @app.command()
@@ -369,7 +296,7 @@ def suggest(
     with reporting(as_json, brokers or []) as output, service(brokers or [], timeout) as s:
         for text, documents in s.suggest(collection, field, prefix, limit=limit):
             facts = {"text": text, "documents": documents}
-            _say(output, facts, f"{documents:>10,}  {clean(text)}")
+            output.line(facts, f"{documents:>10,}  {clean(text)}")
 
 
 # -------------------------------------------------------------------- collections
@@ -382,8 +309,7 @@ def collections(brokers: Brokers = None, timeout: Timeout = 30.0, as_json: Json 
 
     with reporting(as_json, brokers or []) as output, service(brokers or [], timeout) as s:
         for one in s.collections():
-            _say(
-                output,
+            output.line(
                 _info(one),
                 f"{one.documents:>12,}  {one.octets:>16,}  {clean(one.name)}{_behind(one)}",
             )
@@ -426,7 +352,7 @@ def drop(
                     f"this removes {found.documents:,} documents", "add --yes", code=USAGE
                 )
             typer.confirm(f"remove {collection} with {found.documents:,} documents?", abort=True)
-        _say(output, {"dropped": s.drop(collection)}, f"{collection} is gone")
+        output.line({"dropped": s.drop(collection)}, f"{collection} is gone")
 
 
 @app.command()
@@ -446,7 +372,7 @@ def rebuild(
                 tell(found.rebuilding["applied"], found.rebuilding["of"])
                 time.sleep(0.1)
                 found = _existing(s, collection)
-        _say(output, _info(found), f"{collection}: {'rebuilt' if wait else 'begun'}")
+        output.line(_info(found), f"{collection}: {'rebuilt' if wait else 'begun'}")
 
 
 def _existing(s: Search, collection: str) -> CollectionInfo:
@@ -468,10 +394,3 @@ def _behind(found: CollectionInfo) -> str:
         return f", built anew: {done / of if of else 1:.0%}"
     behind = found.version - found.refreshed
     return f", {behind:,} changes behind" if behind > 0 else ""
-
-
-def _say(output: Output, facts: dict[str, Any], text: str) -> None:
-    if output.as_json:
-        output.json(facts)
-    else:
-        print(text, flush=True)

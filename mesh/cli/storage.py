@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mesh.cli.options import Brokers, Config, Json, Timeout
 from mesh.cli.output import FAILED, USAGE, Failure, Output, reporting
 from mesh.cli.processes import broker_environment
 
@@ -26,37 +27,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Brokers = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--broker",
-        "-b",
-        envvar="SAGE_BROKERS",
-        metavar="ENDPOINT",
-        help="A broker; may be given several times.  [default: tcp://127.0.0.1:8080]",
-        show_default=False,
-    ),
-]
 BucketOption = Annotated[str, typer.Option("--bucket", "-B", help="The bucket.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for an answer.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
         metavar="DIR",
         help="The directory of the storage service.  [default: services.storage.data]",
-        show_default=False,
-    ),
-]
-Config = Annotated[
-    str | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="SAGE_CONFIG",
-        metavar="FILE",
-        help="A YAML file with settings; see `sage-mesh config`.",
         show_default=False,
     ),
 ]
@@ -232,17 +209,10 @@ def ls(
         if buckets:
             for found in s.buckets():
                 facts = {name: getattr(found, name) for name in found.__slots__}
-                _line(output, facts, f"{found.octets:>16,}  {found.entries:>10,}  {found.name}")
+                output.line(facts, f"{found.octets:>16,}  {found.entries:>10,}  {found.name}")
             return
         for item in s.listing(prefix):
-            _line(output, _facts(item), _row(item))
-
-
-def _line(output: Output, facts: dict[str, Any], text: str) -> None:
-    if output.as_json:
-        output.json(facts)
-    else:
-        print(text, flush=True)
+            output.line(_facts(item), _row(item))
 
 
 def _facts(item: Item) -> dict[str, Any]:
