@@ -164,7 +164,9 @@ def test_vectors_and_both_together(store: Driver) -> None:
     assert store.ids("near", vector=[0.9, 0.1], filter="title:sun") == ["east", "west"]
     answer = store.read("query", "near", "sun", vector=[0.9, 0.1])
     first = answer["hits"][0]
-    assert first["id"] == "east" and first["text"]["rank"] in (1, 2) and first["vector"]["rank"] == 1
+    assert (
+        first["id"] == "east" and first["text"]["rank"] in (1, 2) and first["vector"]["rank"] == 1
+    )
     assert store.read("get", "near", "east") == {"id": "east", "title": "morning sun"}
     chosen = store.read("query", "near", "wind", source=["at"])["hits"][0]["source"]
     assert chosen == {"id": "north", "at": [0.0, 1.0]}
