@@ -60,14 +60,14 @@ def plan_all(jobs: Sequence[Job]) -> Planned[OpT]:
     planned: Planned[OpT] = []
     for job in jobs:
         try:
-            planned.append((job, [_plan(job, args, kwargs) for args, kwargs in job.calls()]))
+            method = job.request.target
+            planned.append((job, [_plan(method, args, kwargs) for args, kwargs in job.calls()]))
         except CallError as error:
             job.fail(error)
     return planned
 
 
-def _plan(job: Job, args: list[Any], kwargs: dict[str, Any]) -> Act[OpT] | CallError:
-    method: Any = job.request.target
+def _plan(method: Any, args: list[Any], kwargs: dict[str, Any]) -> Act[OpT] | CallError:
     try:
         act: Act[OpT] = method.function(*args, **kwargs)
         return act
@@ -95,8 +95,8 @@ def requests(planned: Planned[OpT], together: Callable[[list[OpT]], OpT]) -> lis
         request = job.request
         op = ops[0] if len(ops) == 1 else together(ops)
         if request.incarnation:
-            content = b"".join(map(bytes, request.frames[:1]))
-            digest = xxh3_128_digest(request.method.encode() + b"\0" + content)
+            content = bytes(request.frames[0]) if request.frames else b""
+            digest = xxh3_128_digest(request.target.name.encode() + b"\0" + content)
             op.call = (request.incarnation, request.sequence, digest)
         found.append(op)
     return found
@@ -115,7 +115,7 @@ def finish_each(planned: Planned[OpT], results: Sequence[Any]) -> None:
     """Answer every job with the results of its `requests`."""
     left = iter(results)
     for job, acts in planned:
-        if sum(type(act) is Act for act in acts) > 1:
+        if len(acts) > 1 and sum([type(act) is Act for act in acts]) > 1:
             several = next(left)
             each = repeat(several) if isinstance(several, Exception) else iter(several)
             finish(job, acts, each)

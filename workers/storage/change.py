@@ -4,6 +4,7 @@ nothing, and needs no transaction of its own. `close` must follow the last one.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from workers.storage.records import (
     read_head,
 )
 from workers.storage.view import DIGEST, DIGESTS, Tables, View
-from workers.store import Change as StoreChange
+from workers.store.tables import Change as StoreChange
 from workers.store.expiry import ExpiryIndex
 
 GRACE: Final = 60_000
@@ -41,6 +42,7 @@ KEEP_DELETED: Final = 24 * 3600 * 1000
 SLICE: Final = 500
 UNLINKED_PER_ENTRY: Final = 8 * 1024 * 1024
 """Octets of a file that are unlinked in about the time that an entry takes."""
+_VERSION: Final = struct.Struct(">Q")
 _MARKS: Final = tuple(bytes((kind,)) for kind in range(len(KINDS)))
 OF_ENTRY, OF_BLOB, OF_ROW, OF_BUCKET = b"e", b"g", b"t", b"b"
 
@@ -50,7 +52,8 @@ class Change(View):
 
     def __init__(self, at: StoreChange, tables: Tables, now: int) -> None:
         super().__init__(at, tables, now)
-        self.at: StoreChange = at
+        self.into = at
+        """The same as `at`, which here is a change."""
         self.touched: set[str] = set()
         """Buckets in which something has changed."""
         self._rows = tables["changes"]
@@ -164,13 +167,13 @@ class Change(View):
         if not written:
             return 0
         blob = Blob(1, content.size, data is not None)
-        self.at.put(self.tables["blobs"], content.blob, blob.pack())
+        self.into.put(self.tables["blobs"], content.blob, blob.pack())
         if data:
-            self.at.put(self.tables["bodies"], content.blob, data)
+            self.into.put(self.tables["bodies"], content.blob, data)
         row = DIGEST * DIGESTS
         for page, begin in enumerate(range(0, len(digests), row)):
             name = content.blob + U32.pack(page)
-            self.at.put(self.tables["digests"], name, digests[begin : begin + row])
+            self.into.put(self.tables["digests"], name, digests[begin : begin + row])
         return written
 
     def copy(
@@ -199,7 +202,7 @@ class Change(View):
         written = self._write(target, to_key, entry.kind, entry.body, ttl, only_if, version)
         if written and name is not None and (blob := self.blob(name)):
             blob.refs += 1
-            self.at.put(self.tables["blobs"], name, blob.pack())
+            self.into.put(self.tables["blobs"], name, blob.pack())
         return written
 
     # ---------------------------------------------------------------- buckets
@@ -217,9 +220,9 @@ class Change(View):
         if found is None:
             return 0
         buckets = self.tables["buckets"]
-        self.at.delete(buckets, NAME + bucket.encode())
-        self.at.delete(buckets, NUMBER + U32.pack(found.number))
-        self._due.add(self.at, self.now, OF_BUCKET + U32.pack(found.number))
+        self.into.delete(buckets, NAME + bucket.encode())
+        self.into.delete(buckets, NUMBER + U32.pack(found.number))
+        self._due.add(self.into, self.now, OF_BUCKET + U32.pack(found.number))
         self._totals.version += 1  # those who follow it must not take the next one for it
         self.known[bucket] = None
         self.touched.add(bucket)
@@ -241,7 +244,7 @@ class Change(View):
             if at_ms > self.now and kind != OF_BLOB:
                 continue
             done += 1
-            self._due.remove(self.at, at_ms, name)
+            self._due.remove(self.into, at_ms, name)
             if kind == OF_ENTRY:
                 self._expire(what)
             elif kind == OF_BLOB:
@@ -249,15 +252,15 @@ class Change(View):
             elif kind == OF_ROW:
                 self._trim(what)
             elif not self._clear_bucket(what):
-                self._due.add(self.at, at_ms, name)
+                self._due.add(self.into, at_ms, name)
         return done
 
     def close(self) -> None:
         """Write what the verbs have counted."""
-        self.at.put(self.tables["meta"], TOTALS, self._totals.pack())
+        self.into.put(self.tables["meta"], TOTALS, self._totals.pack())
         for bucket in self.known.values():
             if bucket is not None and bucket.changed:
-                self.at.put(self.tables["buckets"], NAME + bucket.name.encode(), bucket.pack())
+                self.into.put(self.tables["buckets"], NAME + bucket.name.encode(), bucket.pack())
 
     def _expire(self, slot: bytes) -> None:
         bucket = self.bucket_at(slot)
@@ -276,18 +279,18 @@ class Change(View):
         if blob is None or blob.refs:
             return 0
         if blob.whole:
-            self.at.delete(self.tables["bodies"], name)
+            self.into.delete(self.tables["bodies"], name)
         else:
             # Before the commit: what a crash leaves is done once more, and no file is forgotten.
             unlink(name)
             for row, _ in list(self.at.items(self.tables["digests"], prefix=name)):
-                self.at.delete(self.tables["digests"], row)
-        self.at.delete(self.tables["blobs"], name)
+                self.into.delete(self.tables["digests"], row)
+        self.into.delete(self.tables["blobs"], name)
         return blob.size // UNLINKED_PER_ENTRY
 
     def _trim(self, row: bytes) -> None:
         number, version = ROW.unpack(row)
-        self.at.delete(self._rows, row)
+        self.into.delete(self._rows, row)
         bucket = self.bucket_at(U32.pack(number))
         if bucket is not None and version > bucket.trimmed:
             bucket.trimmed = version
@@ -312,7 +315,7 @@ class Change(View):
                     keys.append((error.data["key"], b""))
                     start = error.data["key"] + b"\0"
             for key, record in keys:
-                self.at.delete(table, key)
+                self.into.delete(table, key)
                 if table is self._entries and record:
                     self._forget(key, read_entry(record))
             cleared += len(keys)
@@ -332,7 +335,7 @@ class Change(View):
         roomy: bool = False,
     ) -> int:
         expire_at = self._lifetime(bucket, ttl) if ttl or bucket.ttl else 0
-        slot = U32.pack(bucket.number) + key
+        slot = bucket.stem + key
         before, old_cost = self._entry(slot)
         if only_if or version is not None:
             live = before if before is not None and not self._expired(before) else None
@@ -347,14 +350,14 @@ class Change(View):
         if bucket.quota and not roomy:
             self._check_room(bucket, new_cost - old_cost)
         self._totals.version = written
-        self.at.put(self._entries, slot, record)
+        self.into.put(self._entries, slot, record)
         if before is not None:
             self._forget(slot, before)
         elif not old_cost:
             bucket.entries += 1
         if expire_at:
-            self._due.add(self.at, expire_at, OF_ENTRY + slot)
-        self.at.put(self._rows, ROW.pack(bucket.number, written), _MARKS[kind] + key)
+            self._due.add(self.into, expire_at, OF_ENTRY + slot)
+        self.into.put(self._rows, bucket.stem + _VERSION.pack(written), _MARKS[kind] + key)
         bucket.octets += new_cost - old_cost
         bucket.changed = True
         self.touched.add(bucket.name)
@@ -362,17 +365,17 @@ class Change(View):
 
     def _remove(self, bucket: Bucket, key: bytes, kind: int) -> int:
         """Remove a key, dead or alive or damaged; 1 if it was alive."""
-        slot = U32.pack(bucket.number) + key
+        slot = bucket.stem + key
         before, old_cost = self._entry(slot)
         if not old_cost:
             return 0
-        self.at.delete(self._entries, slot)
+        self.into.delete(self._entries, slot)
         if before is not None:
             self._forget(slot, before)
         self._totals.version += 1
-        row = ROW.pack(bucket.number, self._totals.version)
-        self.at.put(self._rows, row, bytes((kind,)) + key)
-        self._due.add(self.at, self.now + KEEP_DELETED, OF_ROW + row)
+        row = bucket.stem + _VERSION.pack(self._totals.version)
+        self.into.put(self._rows, row, bytes((kind,)) + key)
+        self._due.add(self.into, self.now + KEEP_DELETED, OF_ROW + row)
         bucket.entries -= 1
         bucket.octets -= old_cost
         bucket.changed = True
@@ -381,18 +384,18 @@ class Change(View):
 
     def _forget(self, slot: bytes, entry: Entry) -> None:
         """Take back what an entry had beside its record."""
-        self.at.delete(self._rows, ROW.pack(U32.unpack_from(slot)[0], entry.version))
+        self.into.delete(self._rows, slot[:4] + _VERSION.pack(entry.version))
         if entry.expire_at:
-            self._due.remove(self.at, entry.expire_at, OF_ENTRY + slot)
+            self._due.remove(self.into, entry.expire_at, OF_ENTRY + slot)
         if entry.kind != OBJECT:
             return
         name = read_content(entry.body).blob
         blob = self.blob(name)
         if blob is not None:
             blob.refs -= 1
-            self.at.put(self.tables["blobs"], name, blob.pack())
+            self.into.put(self.tables["blobs"], name, blob.pack())
             if not blob.refs:
-                self._due.add(self.at, self.now + GRACE, OF_BLOB + name)
+                self._due.add(self.into, self.now + GRACE, OF_BLOB + name)
 
     def _entry(self, slot: bytes) -> tuple[Entry | None, int]:
         """What lies at `slot`, dead or alive, and its cost; of what is damaged only that.
@@ -439,9 +442,9 @@ class Change(View):
             found.changed = True
             self.known[name] = found
             number = NUMBER + U32.pack(found.number)
-            self.at.put(self.tables["buckets"], number, name.encode())
+            self.into.put(self.tables["buckets"], number, name.encode())
             # At once: a verb that fails after this leaves an empty bucket, not half of one.
-            self.at.put(self.tables["buckets"], NAME + name.encode(), found.pack())
+            self.into.put(self.tables["buckets"], NAME + name.encode(), found.pack())
         return found
 
     def _check_room(self, bucket: Bucket, grown: int) -> None:

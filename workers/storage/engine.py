@@ -14,16 +14,14 @@ from threading import RLock
 from typing import Any
 
 import lmdb
-import msgpack
 
-from mesh import errors
-from mesh.errors import CallError, DataCorrupted, InvalidArgument, StoreError, StoreFull
-from mesh.protocol import payload
+from mesh.errors import DataCorrupted, InvalidArgument, StoreError, StoreFull
 from mesh.protocol.storage import PART, part_digest
 from workers.storage.change import GRACE, Change
 from workers.storage.files import Files
-from workers.storage.operations import RELEASES, Op, Watch
+from workers.storage.operations import RELEASES, Op, Watch, groups
 from workers.storage.records import TABLES, Bucket
+from workers.storage.running import read_all, run_all
 from workers.storage.view import View
 from workers.store import Change as StoreChange
 from workers.store import Job, Store, dedup
@@ -32,11 +30,8 @@ from workers.store.expiry import ExpiryIndex
 
 MAX_SIZE = 1024**4
 """Octets of records; the file takes what its content needs, and the disk sets the limit."""
-# Octets of values in one transaction; its pages wait in memory until the commit.
-GROUP = 16 * 1024 * 1024
 TIDY = 200
 SWEEP_EVERY = 3600.0
-_ERROR = 1
 
 
 class LmdbEngine:
@@ -115,7 +110,7 @@ class LmdbEngine:
             number = found.raw.id()
             known = self._known[1] if self._known[0] == number else None
             view = View(found, self._tables, self._clock(), known)
-            results = [_outcome(view, op) for op in ops]
+            results = read_all(view, ops)
             self._known = (number, view.known)
             return results
 
@@ -190,7 +185,7 @@ class LmdbEngine:
 
         def run(at: StoreChange) -> list[Any]:
             change = Change(at, self._tables, now)
-            results = [self._run(change, op) for op in ops]
+            results = run_all(change, ops, self._dedup)
             change.close()
             touched.clear()
             touched.update(change.touched)
@@ -206,43 +201,6 @@ class LmdbEngine:
         if isinstance(outcome, Exception):
             return outcome
         return StoreError("the writer did not run what it was given")
-
-    def _run(self, change: Change, op: Op) -> Any:
-        """The result of one operation, or of its first run; a CallError in its place."""
-        records = self._dedup
-        known = op.once or op.call
-        if known is None or records is None:
-            return self._run_parts(change, op)
-        results: list[Any] = []
-
-        def run(_: StoreChange) -> bytes:
-            results.append(self._run_parts(change, op))
-            if isinstance(results[0], CallError):
-                raise results[0]  # a request that failed is not remembered
-            return pack(results[0])
-
-        try:
-            if op.once is not None:
-                key, content = op.once
-                packed = records.once(
-                    change.at, run, session=0, sequence=0, content=content, key=key
-                )
-            else:
-                assert op.call is not None
-                session, sequence, content = op.call
-                packed = records.once(
-                    change.at, run, session=session, sequence=sequence, content=content
-                )
-        except CallError as error:
-            return error
-        return results[0] if results else unpack(packed)
-
-    def _run_parts(self, change: Change, op: Op) -> Any:
-        if op.verb != "many":
-            return _outcome(change, op)
-        return [
-            self._run(change, part) if part.once else _outcome(change, part) for part in op.parts()
-        ]
 
     # ---------------------------------------------------------------- from time to time
 
@@ -304,63 +262,6 @@ class LmdbEngine:
         self._files.sweep(time.time(), named)
 
 
-def _outcome(view: View, op: Op) -> Any:
-    try:
-        return getattr(view, op.verb)(op.bucket, **op.arguments)
-    except CallError as error:
-        return error
-
-
 def _due(at: Any, tables: Any, now: int, hurry: bool) -> bool:
     first = ExpiryIndex(tables["due"]).next_ms(at)
     return first is not None and first <= now + (GRACE if hurry else 0)
-
-
-def groups(ops: Sequence[Op]) -> list[list[Op]]:
-    """`ops` in portions of one transaction each."""
-    found: list[list[Op]] = []
-    octets = 0
-    for op in ops:
-        added = _octets(op) if op.verb != "many" else sum(map(_octets, op.parts()))
-        if not found or octets + added > GROUP:
-            found.append([])
-            octets = 0
-        found[-1].append(op)
-        octets += added
-    return found
-
-
-def _octets(op: Op) -> int:
-    """About how much an operation adds."""
-    given = op.arguments
-    if op.verb == "put":
-        return len(given["body"])
-    if op.verb == "put_many":
-        return sum(len(body) for _, body in given["items"])
-    if op.verb == "batch":
-        return sum(len(step.get("body", b"")) for _, step in given["steps"])
-    return len(given.get("data") or b"")
-
-
-def pack(result: Any) -> bytes:
-    """A result of a verb, or a list of them with errors among them, as octets."""
-    if type(result) is int:
-        return payload.encode(result)
-    packed: bytes = msgpack.packb(result, default=_extend)
-    return packed
-
-
-def unpack(data: bytes) -> Any:
-    """What was packed."""
-    return msgpack.unpackb(data, ext_hook=_restore)
-
-
-def _extend(value: Any) -> Any:
-    if isinstance(value, CallError):
-        return msgpack.ExtType(_ERROR, msgpack.packb(errors.to_wire(value)))
-    raise InvalidArgument(f"{type(value).__name__} is no result")
-
-
-def _restore(code: int, data: bytes) -> Any:
-    number, fields = msgpack.unpackb(data)
-    return errors.from_wire(number, fields, started=False)

@@ -8,18 +8,18 @@ are octets, values packed, times milliseconds. One contract holds for every engi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from workers.acts import CallId
 
 RELEASES = frozenset(("delete", "drop", "configure"))
 """Verbs that need next to no room: done even when the store is full."""
+GROUP = 16 * 1024 * 1024
+"""Octets of values in one transaction; its pages wait in memory until the commit."""
 
 Watch: TypeAlias = Callable[[set[str]], None]
 
 
-@dataclass(slots=True)
 class Op:
     """One operation.
 
@@ -27,16 +27,53 @@ class Op:
     idempotency key of the caller's own with the digest of what is asked for, and counts alone.
     """
 
-    verb: str
-    bucket: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    call: CallId | None = None
-    once: tuple[bytes, bytes] | None = None
+    __slots__ = ("arguments", "bucket", "call", "once", "verb")
+
+    def __init__(
+        self,
+        verb: str,
+        bucket: str,
+        arguments: dict[str, Any] | None = None,
+        call: CallId | None = None,
+        once: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        self.verb = verb
+        self.bucket = bucket
+        self.arguments = {} if arguments is None else arguments
+        self.call = call
+        self.once = once
 
     def parts(self) -> Sequence[Op]:
         """The operations in it: `many` runs several, each of which succeeds or fails alone."""
         found: Sequence[Op] = self.arguments["ops"] if self.verb == "many" else (self,)
         return found
+
+    def octets(self) -> int:
+        """About how much it adds."""
+        given = self.arguments
+        if self.verb == "put":
+            return len(given["body"])
+        if self.verb == "many":
+            return sum([part.octets() for part in given["ops"]])
+        if self.verb == "put_many":
+            return sum([len(body) for _, body in given["items"]])
+        if self.verb == "batch":
+            return sum([len(step.get("body", b"")) for _, step in given["steps"]])
+        return len(given.get("data") or b"")
+
+
+def groups(ops: Sequence[Op]) -> list[list[Op]]:
+    """`ops` in portions of one transaction each."""
+    found: list[list[Op]] = []
+    octets = 0
+    for op in ops:
+        added = op.octets()
+        if not found or octets + added > GROUP:
+            found.append([])
+            octets = 0
+        found[-1].append(op)
+        octets += added
+    return found
 
 
 def together(ops: list[Op]) -> Op:

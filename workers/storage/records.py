@@ -55,15 +55,19 @@ HEAD: Final = _ENTRY.size
 """Octets of an entry before its body."""
 
 
-@dataclass(slots=True)
 class Entry:
     """What a key holds. Times are Unix milliseconds; `expire_at` 0 is never."""
 
-    kind: int
-    version: int
-    modified_at: int
-    expire_at: int
-    body: bytes
+    __slots__ = ("body", "expire_at", "kind", "modified_at", "version")
+
+    def __init__(
+        self, kind: int, version: int, modified_at: int, expire_at: int, body: bytes
+    ) -> None:
+        self.kind = kind
+        self.version = version
+        self.modified_at = modified_at
+        self.expire_at = expire_at
+        self.body = body
 
 
 def pack_entry(kind: int, version: int, modified_at: int, expire_at: int, body: bytes) -> bytes:
@@ -124,22 +128,39 @@ def read_blob(record: bytes) -> Blob:
     return Blob(*_BLOB.unpack(record))
 
 
-@dataclass(slots=True)
 class Bucket:
     """A bucket. `ttl`: milliseconds that entries live unless they say otherwise, 0 for ever.
 
     `trimmed`: changes up to that version are not all known any more.
     """
 
-    name: str
-    number: int
-    quota: int = 0
-    ttl: int = 0
-    entries: int = 0
-    octets: int = 0
-    trimmed: int = 0
-    created_at: int = 0
-    changed: bool = False
+    __slots__ = (
+        "changed", "created_at", "entries", "name", "number", "octets", "quota", "stem", "trimmed",
+        "ttl",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        quota: int = 0,
+        ttl: int = 0,
+        entries: int = 0,
+        octets: int = 0,
+        trimmed: int = 0,
+        created_at: int = 0,
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.stem = U32.pack(number)
+        """What the slots of its keys begin with."""
+        self.quota = quota
+        self.ttl = ttl
+        self.entries = entries
+        self.octets = octets
+        self.trimmed = trimmed
+        self.created_at = created_at
+        self.changed = False
 
     def pack(self) -> bytes:
         """The record."""
@@ -154,12 +175,14 @@ def read_bucket(name: str, record: bytes) -> Bucket:
     return Bucket(name, *_BUCKET.unpack(record))
 
 
-@dataclass(slots=True)
 class Totals:
     """Of the whole store: the last version given, the last number of a bucket."""
 
-    version: int = 0
-    buckets: int = 0
+    __slots__ = ("buckets", "version")
+
+    def __init__(self, version: int = 0, buckets: int = 0) -> None:
+        self.version = version
+        self.buckets = buckets
 
     def pack(self) -> bytes:
         """The record."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 from mesh.errors import DataCorrupted, InvalidArgument
@@ -26,8 +25,8 @@ from workers.storage.records import (
     read_entry,
     read_totals,
 )
-from workers.store import Table
-from workers.store import View as StoreView
+from workers.store.tables import Table
+from workers.store.tables import View as StoreView
 
 Tables = dict[str, Table]
 
@@ -89,7 +88,7 @@ class View:
         page: list[tuple[bytes, Entry]] = []
         if found is None:
             return page, b""
-        stem = U32.pack(found.number)
+        stem = found.stem
         low, high = (stem + part if part else b"" for part in (start, end))
         first = stem + after if after else (high if reverse else low)
         octets = looked = 0
@@ -137,7 +136,7 @@ class View:
             )
         rows: list[tuple[int, str, bytes]] = []
         reached = after
-        stem = U32.pack(found.number)
+        stem = found.stem
         first = ROW.pack(found.number, after + 1)
         for looked, (row, change) in enumerate(
             self.at.items(self.tables["changes"], prefix=stem, start=first)
@@ -154,11 +153,13 @@ class View:
         found = self.bucket(bucket)
         if found is None:
             return None
-        facts = asdict(found)
-        del facts["changed"], facts["number"]
         return {
-            **facts,
+            "name": found.name,
+            "quota": found.quota,
             "ttl": found.ttl / 1000,
+            "entries": found.entries,
+            "octets": found.octets,
+            "trimmed": found.trimmed,
             "created_at": found.created_at / 1000,
             "version": self.totals().version,
         }
@@ -225,9 +226,8 @@ class View:
         return None if record is None else read_blob(record)
 
     def _live(self, bucket: Bucket, key: bytes) -> Entry | None:
-        slot = U32.pack(bucket.number) + key
         try:
-            record = self.at.get(self._entries, slot)
+            record = self.at.get(self._entries, bucket.stem + key)
         except DataCorrupted as error:
             raise damaged(bucket.name, key) from error
         if record is None:

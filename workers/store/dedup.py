@@ -125,14 +125,34 @@ class Dedup:
             InvalidArgument: `key` is too long.
             Exception: whatever `run` raises; nothing is recorded.
         """
+        known = (
+            self.recall_key(change, key, content)
+            if key
+            else self.recall(change, session, sequence, content)
+        )
+        if known is not None:
+            return known
+        outcome = run(change)
         if key:
-            return self._once_by_key(change, run, key, content)
+            self.remember_key(change, key, content, outcome)
+        else:
+            self.remember(change, session, sequence, content, outcome)
+        return outcome
+
+    def recall(
+        self, change: Change, session: int, sequence: int, content: bytes
+    ) -> bytes | None:
+        """The outcome of a request that was done; None of one that was not, and may be done now.
+
+        `once` in two steps: what was done is told to `remember`, in the same change.
+
+        Raises:
+            KeyReused, OutcomeUnknown, QuotaExceeded, InvalidArgument: as `once`.
+        """
         if not (0 <= session <= _LAST_NUMBER and 0 <= sequence < _LAST_NUMBER):
             raise InvalidArgument(f"{session}-{sequence} is no request id: 64 bits each")
-        now_ms = self._now_ms(change)
-        first, due, alive = self._head(change, session, now_ms)
-        slot = _SLOT.pack(b"r", session, sequence % WINDOW)
-        found = change.get(self._table, slot)
+        first = self._head(change, session, self._now_ms(change))[0]
+        found = change.get(self._table, _SLOT.pack(b"r", session, sequence % WINDOW))
         if found is not None:
             number = _RECORD.unpack_from(found)[0]
             if number == sequence:
@@ -146,11 +166,17 @@ class Dedup:
             )
         if found is None:
             self._check_room(change)
-        outcome = run(change)
+        return None
+
+    def remember(
+        self, change: Change, session: int, sequence: int, content: bytes, outcome: bytes
+    ) -> None:
+        """Record what became of a request that `recall` did not know."""
+        now_ms = self._now_ms(change)
+        _, due, alive = self._head(change, session, now_ms)
         if not (alive and _fresh(due, now_ms)):
             self._touch(change, session, now_ms)
-        self._put(change, slot, sequence, content, outcome)
-        return outcome
+        self._put(change, _SLOT.pack(b"r", session, sequence % WINDOW), sequence, content, outcome)
 
     def housekeeping(self) -> Job | None:
         """A job that forgets what is due, at most one a second; None if it is not time for it."""
@@ -217,23 +243,24 @@ class Dedup:
 
     # ------------------------------------------------------------ keys
 
-    def _once_by_key(
-        self, change: Change, run: Callable[[Change], bytes], key: bytes, content: bytes
-    ) -> bytes:
+    def recall_key(self, change: Change, key: bytes, content: bytes) -> bytes | None:
+        """As `recall`, of a request under the caller's own `key`."""
         if len(key) > MAX_KEY:
             raise InvalidArgument(
                 f"an idempotency key has at most {MAX_KEY} octets, not {len(key)}"
             )
-        name = b"k" + key
-        found = change.get(self._table, name)
+        found = change.get(self._table, b"k" + key)
         if found is not None:
             return _repeated(found, content, f"idempotency key {printable(key)}")
         self._check_room(change)
-        outcome = run(change)
+        return None
+
+    def remember_key(self, change: Change, key: bytes, content: bytes, outcome: bytes) -> None:
+        """As `remember`, of a request under the caller's own `key`."""
+        name = b"k" + key
         due = self._now_ms(change) + _KEEP_MS
         self._put(change, name, due, content, outcome)
         self._due.add(change, due, name)
-        return outcome
 
     # ------------------------------------------------------------ common
 

@@ -42,7 +42,8 @@ class Engine:
             allocate(path / LOCKS, _LOCK_FILE_SIZE)
         self.path = path
         self.env = open_environment(path, map_size)
-        self._file_id = file_id(path / DATA)
+        self._file = os.fspath(path / DATA)
+        self._file_id = file_id(self._file)
         self._lock = threading.Lock()
         self._gate = threading.Condition(self._lock)
         self._readers = 0
@@ -93,7 +94,7 @@ class Engine:
     def in_place(self) -> bool:
         """Whether the file is still the one that the path names."""
         try:
-            return file_id(self.path / DATA) == self._file_id
+            return file_id(self._file) == self._file_id
         except OSError:
             return False
 

@@ -188,7 +188,7 @@ class Openers:
             )
 
 
-def file_id(file: Path | int) -> tuple[int, int]:
+def file_id(file: Path | str | int) -> tuple[int, int]:
     """What tells a file from every other one, whatever its path."""
     found = os.stat(file)
     return found.st_dev, found.st_ino

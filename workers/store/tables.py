@@ -8,7 +8,6 @@ with the block or the job. Values are verified on every read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import lmdb
@@ -29,13 +28,15 @@ _WRITERS_BUSINESS: Final = (
 )
 
 
-@dataclass(slots=True)
 class Table:
     """One named table. `index` tables hold several short values a key, sorted, not checksummed."""
 
-    name: str
-    index: bool
-    handle: Any
+    __slots__ = ("handle", "index", "name")
+
+    def __init__(self, name: str, index: bool, handle: Any) -> None:
+        self.name = name
+        self.index = index
+        self.handle = handle
 
 
 class View:
