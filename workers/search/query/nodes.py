@@ -1,7 +1,9 @@
 """What a query means, whichever way it was written: a tree of these nodes.
 
 `parse` reads query strings into it, `structured` reads mappings; `workers/search/text` runs it.
-Values are in the one form that the schema gives them (dates in UTC, whole numbers, text).
+Values are in the one form that the schema gives them (dates in UTC, whole numbers, text). A field
+"" of Match, Phrase, Prefix or Fuzzy stands for any text field, each with its boost; a document
+counts by its best one.
 """
 
 from __future__ import annotations
@@ -12,10 +14,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Texts that hold words of `text`, as the field's analyzer finds them; all of them, if `every`.
-
-    `field` "": any text field, each with its boost; a document counts by its best one.
-    """
+    """Texts with words of `text`, as the field's analyzer finds them; with all, if `every`."""
 
     field: str
     text: str
@@ -83,6 +82,9 @@ class All:
 class Bool:
     """Documents for which every `must` and `filters` holds, none of `must_not`, and of `should` at
     least `at_least`. The score is the sum of those of `must` and `should`.
+
+    With `must_not` alone these are all other documents; with `at_least` 0, `should` adds to scores
+    only.
     """
 
     must: tuple[Node, ...] = ()
