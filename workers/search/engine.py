@@ -59,6 +59,7 @@ class SearchEngine:
         self._tables = {name: self._store.tables[name] for name in TABLES}
         self._definitions = Definitions()
         directory = self._store.path / INDEXES
+        directory.mkdir(mode=0o700, exist_ok=True)
         self._readers = Readers(directory)
         self._searcher = Searcher(self._readers, self._moment)
         # The rest belongs to the process that writes.

@@ -19,7 +19,7 @@ from typing import Any, Final
 from mesh.errors import CallError
 from mesh.protocol import payload
 from workers.search.change import Change, Fresh
-from workers.search.derived import IndexDamaged
+from workers.search.derived import DAMAGED, IndexDamaged, index_path, vector_path
 from workers.search.fresh import FreshValues
 from workers.search.records import Collection, Index, fields_of, read_document
 from workers.search.schema import Schema
@@ -33,6 +33,8 @@ SLICE: Final = 2000
 SLICE_OCTETS: Final = 16 * 1024 * 1024
 SMALL: Final = 10_000
 """Documents up to which an index is built at once, by whoever waits for it."""
+MOST_OPEN: Final = 16
+"""Indexes that are kept open for writing: each has threads and buffers of its own."""
 CLEAR_AFTER: Final = 5.0
 """Seconds after the last refresh until the rows that it removed are cleared away."""
 
@@ -83,16 +85,6 @@ class DerivedIndex:
         self._text.close()
         for writer in self._vectors.values():
             writer.close()
-
-
-def index_path(directory: Path, number: int, index: Index) -> Path:
-    """Where an index lies."""
-    return directory / f"{number}-{index.generation}"
-
-
-def vector_path(path: Path, schema: Schema, name: str) -> Path:
-    """Where the vectors of a field lie in the folder of an index."""
-    return path / f"vectors-{list(schema.fields).index(name)}"
 
 
 class Indexer:
@@ -171,6 +163,7 @@ class Indexer:
                 self.refresh(number)
             for number in list(self._building):
                 self._build(number)
+            self._heal()
             self._clear(now)
             if self._building:
                 return 0.0
@@ -249,6 +242,8 @@ class Indexer:
         key = (found.number, index.generation)
         derived = self._open.get(key)
         if derived is None:
+            while len(self._open) >= MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
             path = index_path(self._directory, found.number, index)
             if applied and not path.is_dir():
                 raise IndexDamaged(f"{path.name} is missing")
@@ -306,6 +301,17 @@ class Indexer:
         self._drop_open(found.number)
         self._commit(begin)
         self._building.add(found.number)
+
+    def _heal(self) -> None:
+        """Replace those indexes that a reader, of any process, could not use."""
+        for mark in list(self._directory.glob(f"*{DAMAGED}")):
+            mark.unlink(missing_ok=True)
+            name = mark.name.removesuffix(DAMAGED)
+            found, _ = self._look(int(name.partition("-")[0]))
+            if found is not None:
+                current = index_path(self._directory, found.number, found.index)
+                if current.name == name and found.building is None:
+                    self._replace(found, IndexDamaged("a reader could not use it"))
 
     # ---------------------------------------------------------------- what is left behind
 

@@ -36,9 +36,10 @@ def text_leg(index: OpenIndex, query: Query, node: Node, without: Collection[int
     sort = None
     if query.sort:
         sort = Sort(tuple((name, order == "desc") for name, order in query.sort))
+    after = _position(query.cursor)
     found = index.text.search(
-        node, limit=query.limit + len(without), offset=query.offset, sort=sort,
-        after=_position(query.cursor), total=query.total,
+        node, limit=query.limit + len(without), offset=query.offset, sort=sort, after=after,
+        total=query.total,
     )  # fmt: skip
     if not without and not query.min_score:
         picked = list(range(min(query.limit, len(found.rows))))
@@ -51,7 +52,8 @@ def text_leg(index: OpenIndex, query: Query, node: Node, without: Collection[int
     if picked and len(picked) == query.limit:
         last = picked[-1]
         values = found.values[last] if sort is not None else [found.scores[last]]
-        cursor = payload.encode([list(values), found.rows[last]])
+        seen = (query.offset if after is None else after.seen) + len(picked)
+        cursor = payload.encode([list(values), found.rows[last], seen])
     return Ranked(
         [found.rows[at] for at in picked],
         [found.scores[at] for at in picked],
@@ -126,9 +128,12 @@ def _position(cursor: bytes) -> Position | None:
     if not cursor:
         return None
     found = _read(cursor)
-    if len(found) != 2 or not isinstance(found[0], list) or not isinstance(found[1], int):
+    if len(found) != 3 or not isinstance(found[0], list):
         raise _foreign()
-    return Position(tuple(found[0]), found[1])
+    values, row, seen = found
+    if not isinstance(row, int) or not isinstance(seen, int) or seen < 0:
+        raise _foreign()
+    return Position(tuple(values), row, seen)
 
 
 def _begin(query: Query) -> int:

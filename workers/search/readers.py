@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mesh.errors import StoreBusy
-from workers.search.derived import IndexDamaged
-from workers.search.indexing import index_path, vector_path
+from workers.search.derived import IndexDamaged, index_path, mark_damaged, vector_path
 from workers.search.records import Collection, Index, State
 from workers.search.schema import Schema
 from workers.search.text.index import TextReader
@@ -60,17 +59,12 @@ class Readers:
             try:
                 return self._current(collection, state)
             except (IndexDamaged, OSError) as error:
-                self._open.pop(collection.number, None)
-                raise StoreBusy(
-                    f"the index of collection {collection.name!r} cannot be read ({error}); it is "
-                    "built anew from the documents when the writer finds that, or at rebuild()",
-                    retry_after=0.2,
-                ) from None
+                raise self._unusable(collection, error) from None
 
-    def forget(self, number: int) -> None:
-        """Open the index of that collection anew next time."""
+    def damaged(self, collection: Collection, error: IndexDamaged) -> StoreBusy:
+        """What to raise when an index turns out to be damaged while it is read."""
         with self._lock:
-            self._open.pop(number, None)
+            return self._unusable(collection, error)
 
     def close(self) -> None:
         """Forget all."""
@@ -87,6 +81,16 @@ class Readers:
         elif found.applied < state.applied:
             found.refresh(state.applied)
         return found
+
+    def _unusable(self, collection: Collection, error: Exception) -> StoreBusy:
+        self._open.pop(collection.number, None)
+        if isinstance(error, IndexDamaged):
+            mark_damaged(index_path(self._directory, collection.number, collection.index))
+        return StoreBusy(
+            f"the index of collection {collection.name!r} cannot be read ({error}); the writer "
+            "builds it anew from the documents",
+            retry_after=0.5,
+        )
 
     def _open_anew(self, collection: Collection, state: State) -> OpenIndex:
         schema = collection.indexed(collection.index)

@@ -19,6 +19,7 @@ from workers.search.asked import (
     text_node,
     vector_of,
 )
+from workers.search.derived import IndexDamaged
 from workers.search.legs import Ranked, text_leg, vector_legs
 from workers.search.query.nodes import Node
 from workers.search.query.structured import filter_of
@@ -133,6 +134,8 @@ class Searcher:
                     return run(view, found, index)
                 except _Gone:
                     continue
+                except IndexDamaged as error:
+                    raise self._readers.damaged(found, error) from None
         raise StoreBusy(
             f"the index of collection {collection!r} and its documents do not agree, "
             "time after time; rebuild() it if that remains",

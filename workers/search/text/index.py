@@ -95,6 +95,7 @@ class TextWriter:
                 raise IndexDamaged(f"{path.name}: {error}") from error
             raise StoreBusy(f"the index {path.name} has another writer", retry_after=1.0) from None
         self._path = path
+        self._native = native
         self._add = adders(schema)
         self._changed = False
 
@@ -105,18 +106,18 @@ class TextWriter:
         """
         writer, add = self._writer, self._add
         gone = set(removed)
+        brought = [(row, values) for row, values in added if row not in gone]
+        # Rows that may be there already: those that are not above all that ever were.
+        doubtful = [*removed, *(row for row, _ in brought if row <= self._highest)]
         with _damaged(self._path):
-            for row in removed:
-                writer.delete_documents_by_term(ROW, row)
-            for row, values in added:
-                if row > self._highest:
-                    self._highest = row
-                elif row in gone:
-                    continue
-                else:
-                    writer.delete_documents_by_term(ROW, row)
-                if row not in gone:
-                    writer.add_document(document(row, values, add))
+            if doubtful:
+                # By a query: a term of an unsigned field deletes nothing (tantivy 0.27).
+                writer.delete_documents_by_query(
+                    tantivy.Query.term_set_query(self._native, ROW, doubtful)
+                )
+            for row, values in brought:
+                writer.add_document(document(row, values, add))
+                self._highest = max(self._highest, row)
         self._changed = self._changed or bool(removed) or bool(added)
 
     def commit(self) -> None:
