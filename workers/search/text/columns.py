@@ -71,7 +71,8 @@ def build(schema: Schema) -> Any:
         ConfigError: an analyzer needs a package that is missing.
     """
     builder = tantivy.SchemaBuilder()
-    builder.add_unsigned_field(ROW, indexed=True, fast=True)
+    # Signed: tantivy's deletion by term does not find unsigned numbers that come from Python.
+    builder.add_integer_field(ROW, indexed=True, fast=True)
     builder.add_text_field(HAS, tokenizer_name="raw", index_option="basic")
     for name, field in schema.fields.items():
         if field.kind == TEXT:
@@ -117,7 +118,7 @@ def adders(schema: Schema) -> dict[str, Adder]:
 def document(row: int, values: Mapping[str, Any], add: Mapping[str, Adder]) -> Any:
     """A document of tantivy, of the checked values of one."""
     made = tantivy.Document()
-    made.add_unsigned(ROW, row)
+    made.add_integer(ROW, row)
     for name, value in values.items():
         put = add.get(name)
         if put is not None:

@@ -119,7 +119,7 @@ class Pages:
     def _by_row(self, query: Any, offset: int, count: int, after: After | None) -> list[Hit]:
         if after is not None:
             further = Q.range_query(
-                self._native, ROW, tantivy.FieldType.Unsigned, after.row, None, False, True
+                self._native, ROW, tantivy.FieldType.Integer, after.row, None, False, True
             )
             query = self._and(query, further)
         hits = self._ordered(query, ROW, False)(offset, count)
