@@ -92,7 +92,7 @@ def test_what_is_refused_here() -> None:
         (lambda: calls.get("docs", ""), "id is empty"),
     ):
         with pytest.raises(InvalidArgument, match=said):
-            wrong()  # type: ignore[no-untyped-call]
+            wrong()
 
 
 def test_what_may_run_twice_is_marked() -> None:
@@ -149,7 +149,7 @@ def test_where_vectors_go() -> None:
 def test_vectors_are_made_of_what_lacks_them() -> None:
     documents = [{"id": "a", "t": "x"}, {"id": "b"}, {"id": "c", "t": "y", "v": [1.0]}]
     plan = index("docs", documents, embed="e.m")
-    assert next(plan).verb == "info"  # type: ignore[union-attr]
+    assert next(plan).verb == "info"
     step = plan.send(info(t="text", v="vector"))
     assert step == Compute(["x"], "e.m")
     request = plan.send([b"\0\0\0\0"])

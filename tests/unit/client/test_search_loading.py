@@ -42,7 +42,7 @@ class Service:
                 step = plan.throw(failure) if failure is not None else plan.send(outcome)
             except StopIteration as stop:
                 assert not self._open
-                return stop.value  # type: ignore[no-any-return]
+                return stop.value
             outcome = failure = None
             try:
                 outcome = self._do(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,12 +40,23 @@ def blocking(m: Mesh) -> None:
     reveal_type(m.batch(suspended, ["a"]))
     m.call(plain, 5)
     m.options(timeuot=1)
+    reveal_type(m.search.query("docs", "cache", embed=lambda texts: [[1.0] for _ in texts]))
+    reveal_type([hit.source for hit in m.search.hits("docs", {"match": {"title": "cache"}})])
+    reveal_type(m.search.index("docs", {"title": "t"}).ids)
+    reveal_type(m.search.get("docs", "a"))
+    reveal_type(m.search.load("docs", ({"id": str(n)} for n in range(3)), embed="e.vectors"))
+    m.search.index("docs", [{"title": "t"}], refresh="now")
 
 async def asynchronous(m: AsyncMesh) -> None:
     reveal_type(await m.call(plain, "a"))
     reveal_type(await m.call(suspended, "a"))
     reveal_type([x async for x in m.stream(items, 1)])
     await m.call(suspended)
+    reveal_type(await m.search.similar("docs", "a", embed=embed))
+    reveal_type([one async for one in m.search.scan("docs")])
+    await m.search.count("docs", limit=5)
+
+async def embed(texts: list[str]) -> list[list[float]]: ...
 """
 
 
@@ -67,7 +79,7 @@ def test_types_flow_through(tmp_path: Path) -> None:
         if path.name in line.partition(": ")[0]
     ]
     revealed = [text.partition('"')[2][:-1] for text in found if "Revealed" in text]
-    short = [text.replace("builtins.", "").replace("mesh.errors.", "") for text in revealed]
+    short = [re.sub(r"builtins\.|mesh\.(\w+\.)+", "", text) for text in revealed]
     assert short == [
         "float",
         "list[int]",
@@ -76,9 +88,16 @@ def test_types_flow_through(tmp_path: Path) -> None:
         "bytes",
         "list[int]",
         "list[list[int] | CallError]",
+        "Hits",
+        "list[dict[str, Any]]",
+        "list[str]",
+        "dict[str, Any] | None",
+        "Loaded",
         "float",
         "list[int]",
         "list[str]",
+        "Hits",
+        "list[dict[str, Any]]",
     ]
     mistakes = [text for text in found if text.startswith("error")]
-    assert len(mistakes) == 3, mistakes
+    assert len(mistakes) == 5, mistakes
