@@ -11,14 +11,20 @@ DEFAULT_BROKER = "tcp://127.0.0.1:8080"
 
 
 def parse_all(texts: Sequence[str]) -> list[str]:
-    """The endpoints that `texts` name, without repetition.
+    """The endpoints that `texts` name, without repetition, and for `dns://` those of now.
 
     Raises:
         ConfigError: one of them is no endpoint.
+        Failure: a host has no address.
     """
+    from mesh.discovery.names import Looking
     from mesh.protocol.endpoints import parse_endpoint
 
-    return list(dict.fromkeys(parse_endpoint(text) for text in texts or (DEFAULT_BROKER,)))
+    looking = Looking([parse_endpoint(text) for text in texts or (DEFAULT_BROKER,)])
+    found, trouble = looking.look()
+    if trouble:
+        raise Failure(trouble, "name a host that is known here, or its brokers one by one")
+    return found
 
 
 def why_unreachable(endpoint: str, timeout: float = 1.0) -> str | None:

@@ -53,9 +53,10 @@ def serve(
     loaded = settings.load(config, flags={"brokers": ("--broker", list(brokers) or None)})
     brokers = settings.brokers(loaded.settings, settings.WORKERS)
     if not output.as_json:
+        from mesh.discovery.names import addressed
         from mesh.service import serve as serve_here
 
-        for endpoint in brokers:
+        for endpoint in addressed(brokers):
             reason = why_unreachable(endpoint)
             if reason is not None:
                 print(f"no broker at {endpoint} yet ({reason}): waiting for it", file=sys.stderr)

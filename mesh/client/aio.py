@@ -25,6 +25,7 @@ from mesh.client.configured import configure
 from mesh.client.streams import NOTHING, Inflow, Outflow
 from mesh.client.sync import CallOptions
 from mesh.client.wire import Wire
+from mesh.discovery import names
 from mesh.errors import CallError, to_wire
 from mesh.protocol.messages import BATCH
 
@@ -438,6 +439,8 @@ def connect_async(
     def make(loop: asyncio.AbstractEventLoop) -> LoopDriver:
         seed = int.from_bytes(os.urandom(16), "little")
         core = base.new_core(checked, chosen, seed=seed, now=monotonic())
-        return LoopDriver(core, Wire(core), loop)
+        driver = LoopDriver(core, Wire(core), loop)
+        names.follow(checked, driver)
+        return driver
 
     return AsyncMesh(_Connection(make, chosen), Options().but(options))

@@ -11,7 +11,8 @@ import asyncio
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -149,6 +150,18 @@ class LoopDriver:
     def leave_to_parent(self) -> None:
         """This process is a fork: what is open belongs to the parent and must not be touched."""
         self._forked = True
+
+    def aim(self, endpoints: Sequence[str], trouble: str) -> bool:
+        """The brokers are at `endpoints` now; False if that is of no interest any more."""
+        if self._forked or self.core.closed or self.loop.is_closed():
+            return False
+        with suppress(RuntimeError):  # closed at this moment
+            self.loop.call_soon_threadsafe(self._aim, endpoints, trouble)
+        return True
+
+    def _aim(self, endpoints: Sequence[str], trouble: str) -> None:
+        self.core.aim(endpoints, trouble, self.wire.clock())
+        self.soon()
 
     def begin(self, options: Options, target: Any, frame: bytes, flags: int = 0) -> Call:
         """Begin a call; it leaves at the end of this turn of the loop."""

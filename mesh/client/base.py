@@ -17,6 +17,7 @@ import msgpack
 from mesh import context, errors
 from mesh.client.calls import Call, ClientSettings
 from mesh.client.core import ClientCore
+from mesh.discovery.names import addressed
 from mesh.errors import CallError, ConfigError, InvalidArgument, ProtocolError, RemoteError
 from mesh.protocol import payload
 from mesh.protocol.messages import (
@@ -132,9 +133,12 @@ _CHECKS = {
 def new_core(
     endpoints: Sequence[str], settings: ClientSettings, *, seed: int, now: float
 ) -> ClientCore:
-    """A core for this process; `seed` is random and has 128 bits."""
+    """A core for this process; `seed` is random and has 128 bits.
+
+    It is to be told of what names among the endpoints stand for.
+    """
     return ClientCore(
-        endpoints,
+        addressed(endpoints),
         settings,
         incarnation=(seed & 0xFFFFFFFFFFFFFFFF) or 1,
         rng=random.Random(seed >> 64),

@@ -334,6 +334,14 @@ class ClientCore:
             frames = [payload.encode(dict(fields or {}))] if code else ()
             self._send(call, END, code=code, frames=frames)
 
+    def aim(self, endpoints: Sequence[str], trouble: str, now: float) -> None:
+        """The brokers are at `endpoints` from now on; `trouble` says why some may be missing."""
+        if not self.closed:
+            self._links.aim(endpoints, trouble, now)
+            self._links.open_due(now)
+            self._body_limits = {e: n for e, n in self._body_limits.items() if e in endpoints}
+            self._bound_bodies()
+
     def close(self, now: float) -> None:
         """End all calls and leave all brokers. Nothing can be called afterwards."""
         if self.closed:
@@ -619,9 +627,13 @@ class ClientCore:
         self._links.welcome(link, facts)
         limit = facts.get("max_body")
         if type(limit) is int and limit > 0:
-            # A call may go to any of the brokers, so the least of their limits holds.
             self._body_limits[link.route.endpoint] = limit
-            self._max_body = min(self.settings.max_body, *self._body_limits.values())
+            self._bound_bodies()
+
+    def _bound_bodies(self) -> None:
+        """A call may go to any of the brokers, so the least of their limits holds."""
+        own = self.settings.max_body
+        self._max_body = min(own, min(self._body_limits.values(), default=own))
 
     def _on_heartbeat(self, link: Link, message: Message, now: float) -> None:
         """A sign of life, and `receive` has noted it."""

@@ -5,6 +5,7 @@ cdef class Route:
     cdef public double open_at
     cdef public long long failures
     cdef public str reason
+    cdef public bint wanted
 
 cdef class Link:
     cdef public long long number
@@ -32,6 +33,7 @@ cdef class Links:
     cdef public object _rng
     cdef public object _out
     cdef public long long _last_number
+    cdef public str _trouble
 
     cpdef Link choose(self, long long avoid)
     cpdef double next_at(self)

@@ -17,9 +17,12 @@ MAX_DELAY = 0.9
 
 
 class Route:
-    """One broker's endpoint. `link` is the connection to it, None while there is none."""
+    """One broker's endpoint. `link` is the connection to it, None while there is none.
 
-    __slots__ = ("endpoint", "failures", "link", "open_at", "reason")
+    One that is no longer `wanted` stays only as long as its connection does.
+    """
+
+    __slots__ = ("endpoint", "failures", "link", "open_at", "reason", "wanted")
 
     def __init__(self, endpoint: str, now: float) -> None:
         self.endpoint = endpoint
@@ -27,6 +30,7 @@ class Route:
         self.open_at = now
         self.failures = 0
         self.reason = "not connected yet"
+        self.wanted = True
 
     def closed(self, reason: str, now: float, chance: float) -> None:
         """The link is over. `chance` (0 to 1) spreads the attempts of many clients."""
@@ -115,6 +119,19 @@ class Links:
         self._rng = rng
         self._out = out
         self._last_number = 0
+        self._trouble = ""
+
+    def aim(self, endpoints: Sequence[str], trouble: str, now: float) -> None:
+        """The brokers are at `endpoints` from now on; `trouble` says why some may be missing.
+
+        Connections to others serve on until they end.
+        """
+        self._trouble = trouble
+        known = {route.endpoint for route in self.routes}
+        self.routes += [Route(endpoint, now) for endpoint in endpoints if endpoint not in known]
+        for route in self.routes:
+            route.wanted = route.endpoint in endpoints
+        self.routes = [route for route in self.routes if route.wanted or route.link is not None]
 
     def choose(self, avoid: int) -> Link | None:
         """The better of two random links, rather not number `avoid`; None if none is up."""
@@ -160,6 +177,8 @@ class Links:
             self.actions.append((number, None))
             self._unuse(link)
             link.route.closed(reason, now, self._rng.random())
+            if not link.route.wanted:
+                self.routes.remove(link.route)
         return link
 
     def retire(self, link: Link) -> None:
@@ -218,11 +237,12 @@ class Links:
 
     def troubles(self) -> str:
         """Why brokers cannot be asked now, for messages to people."""
-        return "; ".join(
+        away = [
             f"{route.endpoint}: {route.reason}"
             for route in self.routes
             if route.link is None or route.link.state != UP
-        )
+        ]
+        return "; ".join(filter(None, (*away, self._trouble)))
 
     def _unuse(self, link: Link) -> None:
         if link in self.usable:

@@ -11,7 +11,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -22,6 +22,7 @@ from mesh.client import base
 from mesh.client.base import Options
 from mesh.client.calls import ENDED, Call, ClientSettings
 from mesh.client.wire import Wire
+from mesh.discovery import names
 from mesh.errors import CallError
 
 IDLE = 0.001
@@ -64,6 +65,7 @@ class Driver:
         self._start()
         with self.lock:
             self.wire.turn()
+        names.follow(self.endpoints, self)
         _drivers.add(self)
 
     def _start(self) -> None:
@@ -104,6 +106,17 @@ class Driver:
                 self._start()
                 if self.closed:
                     self.core.close(monotonic())
+                else:
+                    names.follow(self.endpoints, self)
+
+    def aim(self, endpoints: Sequence[str], trouble: str) -> bool:
+        """The brokers are at `endpoints` now; False if that is of no interest any more."""
+        with self.lock:
+            if self.closed or self.stale:
+                return False
+            self.core.aim(endpoints, trouble, monotonic())
+            self._turn()
+            return True
 
     def begin(self, options: Options, target: Any, frame: bytes, flags: int = 0) -> Call:
         """Begin a call; it leaves with the next `turn`, which `wait` makes."""

@@ -11,14 +11,16 @@ MAX_IPC_PATH = 103
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5}|\*)")
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[::1\]")
-_ADVICE = "write tcp://HOST:PORT, HOST:PORT or ipc://PATH"
+_ADVICE = "write tcp://HOST:PORT, HOST:PORT, dns://HOST:PORT or ipc://PATH"
+_BIND_ADVICE = "write tcp://HOST:PORT, HOST:PORT or ipc://PATH"
 
 
 def parse_endpoint(text: str, *, bind: bool = False) -> str:
-    """The endpoint in full, as `tcp://host:port` or `ipc://path`.
+    """The endpoint in full, as `tcp://host:port`, `dns://host:port` or `ipc://path`.
 
-    With `bind` it is an address to listen at: the host may be `*` (every interface) and the port
-    `*` or 0 (any free port), and `localhost` stands for 127.0.0.1.
+    `dns` stands for a broker at each address of the host (`mesh.discovery.names`). With `bind` it
+    is an address to listen at: the host may be `*` (every interface) and the port `*` or 0 (any
+    free port), and `localhost` stands for 127.0.0.1.
 
     Raises:
         ConfigError: the text is no endpoint; the message says what to write.
@@ -28,11 +30,12 @@ def parse_endpoint(text: str, *, bind: bool = False) -> str:
         scheme, address = "tcp", scheme
     if scheme == "ipc":
         return f"ipc://{_ipc_path(text, address)}"
-    if scheme != "tcp":
-        raise ConfigError(f"endpoint {text!r}: unknown transport {scheme!r}; {_ADVICE}")
+    advice = _BIND_ADVICE if bind else _ADVICE
+    if scheme != "tcp" and (scheme != "dns" or bind):
+        raise ConfigError(f"endpoint {text!r}: unknown transport {scheme!r}; {advice}")
     match = _HOST_PORT.fullmatch(address)
     if match is None:
-        raise ConfigError(f"endpoint {text!r} is not complete; {_ADVICE}")
+        raise ConfigError(f"endpoint {text!r} is not complete; {advice}")
     host, port = match["host"], match["port"]
     if port != "*" and int(port) > 65535:
         raise ConfigError(f"endpoint {text!r}: port {port} is out of range; use 1 to 65535")
@@ -43,7 +46,7 @@ def parse_endpoint(text: str, *, bind: bool = False) -> str:
         raise ConfigError(f"endpoint {text!r}: * is for listening; name the host to connect to")
     elif port in ("*", "0"):
         raise ConfigError(f"endpoint {text!r}: a port is needed to connect; use 1 to 65535")
-    return f"tcp://{host}:{port}"
+    return f"{scheme}://{host}:{port}"
 
 
 def _ipc_path(text: str, path: str) -> str:

@@ -14,3 +14,4 @@ cdef class Link:
     cdef public double beat_at
     cdef public double leave_at
     cdef public bint quiet
+    cdef public bint wanted

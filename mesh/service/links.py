@@ -21,7 +21,8 @@ class Link:
     """The connection to the broker at `endpoint`; `number` is new each time it is made.
 
     `quiet` says that nothing was sent since the last look at `beat_at`. `announced` is the window
-    of each lane as the broker knows it. `requests` are those in hand from there, by tag.
+    of each lane as the broker knows it. `requests` are those in hand from there, by tag. One that
+    is no longer `wanted` is not made again.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Link:
         "requests",
         "state",
         "wake_at",
+        "wanted",
     )
 
     def __init__(self, endpoint: str, now: float) -> None:
@@ -46,6 +48,7 @@ class Link:
         self.number = 0
         self.state = WAITING
         self.wake_at = now
+        self.wanted = True
         self.attempts = 0
         self.requests: dict[int, Request] = {}
         self.announced: dict[str, int] = {}

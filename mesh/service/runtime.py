@@ -26,6 +26,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any
 
+from mesh.discovery import names
 from mesh.errors import ConfigError
 from mesh.protocol.messages import Body, Message
 from mesh.service.declare import Service
@@ -80,11 +81,12 @@ class Runtime:
         if not service.methods:
             raise ConfigError(f"service {service.name!r} has no methods; declare one with @rpc")
         self.service = service
+        self._brokers = [parse_endpoint(broker) for broker in brokers]
         self._core = SessionCore(
             service.name,
             service.methods.values(),
             service.lanes(),
-            [parse_endpoint(broker) for broker in brokers],
+            names.addressed(self._brokers),
             uniform=random.random,
             facts={
                 **service.facts,
@@ -133,6 +135,7 @@ class Runtime:
         gc.collect()
         gc.freeze()
         self._thread.start()
+        names.follow(self._brokers, self)
         return self
 
     def wait_ready(self, timeout: float | None = None) -> bool:
@@ -169,6 +172,16 @@ class Runtime:
 
         self._command(look)
         return found if done.wait(timeout) else None
+
+    def aim(self, endpoints: Sequence[str], trouble: str) -> bool:
+        """The brokers are at `endpoints` now; False if that is of no interest any more."""
+        if trouble and trouble not in self._noticed:
+            self._noticed.add(trouble)
+            log.warning("%s: %s", self.service.name, trouble)
+        if self._stopped.is_set():
+            return False
+        self._command(lambda now: self._core.aim(endpoints, now))
+        return True
 
     def set_lane(self, name: str, capacity: int, epoch: int = 0) -> None:
         """Serve `capacity` requests at a time in lane `name` from now on; 0 gives it up.

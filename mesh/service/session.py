@@ -165,7 +165,7 @@ class SessionCore:
         """Let time pass: heartbeats, silent brokers, reconnects, declared timeouts, leaving."""
         for link in self._slots:
             if link.state == WAITING:
-                if link.wake_at <= now and self._may_connect():
+                if link.wake_at <= now and link.wanted and self._may_connect():
                     self._connect(link, now)
             elif link.gives_up_at(REGISTER_TTL) <= now:
                 self._end_link(link, "silent", now)
@@ -181,7 +181,7 @@ class SessionCore:
         at = math.inf
         for link in self._slots:
             if link.state == WAITING:
-                if self._may_connect():
+                if link.wanted and self._may_connect():
                     at = min(at, link.wake_at)
                 continue
             at = min(at, link.beat_at, link.gives_up_at(REGISTER_TTL))
@@ -246,6 +246,14 @@ class SessionCore:
             if link.state != WAITING:
                 self._send(link, Message(GOODBYE))
                 self._end_link(link, "left", now)
+
+    def aim(self, endpoints: Sequence[str], now: float) -> None:
+        """The brokers are at `endpoints` now; connections to others serve until they end."""
+        known = {link.endpoint for link in self._slots}
+        self._slots += [Link(endpoint, now) for endpoint in endpoints if endpoint not in known]
+        for link in self._slots:
+            link.wanted = link.endpoint in endpoints
+        self._slots = [link for link in self._slots if link.wanted or link.state != WAITING]
 
     def set_lane(self, name: str, capacity: int, now: float, epoch: int = 0) -> None:
         """Serve `capacity` requests at a time in lane `name`; 0 gives the lane up.

@@ -352,7 +352,8 @@ class Endpoints(Kind):
 
     @property
     def words(self) -> str:
-        return "a list of endpoints, each as tcp://HOST:PORT, HOST:PORT or ipc://PATH"
+        also = "" if self.bind else ", dns://HOST:PORT"
+        return f"a list of endpoints, each as tcp://HOST:PORT, HOST:PORT{also} or ipc://PATH"
 
     def check(self, value: Any) -> tuple[str, ...]:
         texts = self.plain(value) if isinstance(value, str) else value

@@ -482,8 +482,9 @@ class Settings(Section):
     brokers: tuple[str, ...] = key(
         Endpoints(),
         (),
-        "The brokers that workers register at and clients connect to. Empty: where the broker of "
-        "this file listens.",
+        "The brokers that workers register at and clients connect to; dns://HOST:PORT stands for "
+        "one at each address of the host, which may change. Empty: where the broker of this file "
+        "listens.",
     )
     services: Services = Services()
     broker: Broker = Broker()

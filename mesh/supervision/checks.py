@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 
 from mesh.cli.check import examine
+from mesh.cli.endpoints import parse_all
 from mesh.cli.findings import FAIL, Finding
+from mesh.cli.output import Failure
 
 
 class Checks:
@@ -42,9 +44,15 @@ class Checks:
         """What failed at the last look."""
         return [f"{finding.name}: {finding.text}" for finding in self._failing]
 
+    def _look(self) -> list[Finding]:
+        try:
+            return examine(parse_all(self._endpoints), self._timeout)
+        except Failure as error:
+            return [Finding("brokers", FAIL, str(error), error.advice)]
+
     def _run(self) -> None:
         while not self._closing.wait(self._every):
-            found = [f for f in examine(self._endpoints, self._timeout) if f.state == FAIL]
+            found = [f for f in self._look() if f.state == FAIL]
             changed = {f.name for f in found} != {f.name for f in self._failing}
             self._failing = found
             if changed and not self._closing.is_set():

@@ -645,3 +645,51 @@ def test_the_least_body_limit_of_the_brokers_holds_and_follows_their_restarts() 
     begin(300)
     welcome(links[1], 400)
     begin(400)
+
+
+# -------------------------------------------------------------------- brokers that come and go
+
+
+def test_brokers_that_come_and_go() -> None:
+    script = Script()
+    old = script.up()
+    call = script.call()
+    script.sent()
+    script.core.aim(["tcp://new:1"], "", script.now)
+    assert [endpoint for _, endpoint in script.open()] == ["tcp://new:1"]
+    script.answer(call)  # the old one still serves what it has
+    assert call.error is None
+    script.core.lost(old, script.now)
+    script.core.check()
+    script.wait(60.0)
+    assert "tcp://broker:0" not in [endpoint for _, endpoint in script.open()]
+
+
+def test_a_broker_that_is_named_again_keeps_its_connection(script: Script) -> None:
+    link = script.up()
+    script.core.aim([], "", script.now)
+    script.core.aim(["tcp://broker:0"], "", script.now)
+    assert script.open() == []
+    script.core.lost(link, script.now)
+    script.wait(1.0)
+    assert [endpoint for _, endpoint in script.open()] == ["tcp://broker:0"]
+
+
+def test_the_limit_of_a_broker_goes_with_it() -> None:
+    script = Script(brokers=2)
+    for number, (link, _) in enumerate(script.open()):
+        script.core.connected(link, script.now)
+        body = payload.encode({"max_body": 10_000 * (number + 1)})
+        script.core.receive(link, Message(WELCOME, frames=[body]), script.now)
+    with pytest.raises(errors.TooLarge, match="10,000"):
+        script.core.call(b"s", b"m", [b"x" * 15_000], script.now, script.now + 1.0)
+    script.core.aim(["tcp://broker:1"], "", script.now)
+    script.core.call(b"s", b"m", [b"x" * 15_000], script.now, script.now + 1.0)
+
+
+def test_why_no_broker_is_known_is_told(script: Script) -> None:
+    script.core.aim([], "dns://brokers: not known", script.now)
+    call = script.call(timeout=1.0)
+    script.wait(1.0)
+    assert isinstance(call.error, errors.DeadlineExceeded)
+    assert "dns://brokers: not known" in call.error.message

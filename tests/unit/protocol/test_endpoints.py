@@ -13,6 +13,7 @@ from mesh.protocol.endpoints import is_local, parse_endpoint
     [
         ("tcp://broker:8080", "tcp://broker:8080"),
         ("broker:8080", "tcp://broker:8080"),
+        ("dns://brokers:8080", "dns://brokers:8080"),
         (" 10.0.0.1:1 ", "tcp://10.0.0.1:1"),
         ("mesh-0.mesh.default.svc:65535", "tcp://mesh-0.mesh.default.svc:65535"),
         ("[::1]:8080", "tcp://[::1]:8080"),

@@ -427,3 +427,26 @@ def test_a_claim_is_part_of_the_registration() -> None:
     fields = payload.decode_map(ready[0].body)
     assert fields["epochs"] == {"writer": 7}
     assert fields["lanes"]["writer"] == 4
+
+
+def test_brokers_that_come_and_go() -> None:
+    bench = Bench()
+    (old,) = bench.links
+    bench.core.aim(["tcp://127.0.0.1:9"], bench.now)
+    bench.later(0.01)
+    (((new, endpoint),)) = bench.core.take_links()
+    assert endpoint == "tcp://127.0.0.1:9"
+    bench.welcome(new)
+    bench.request(b"plain")
+    assert bench.core.live == 2  # what has been said there is answered
+    bench.receive(Message(GOODBYE), old)
+    assert (old, None) in bench.core.take_links()
+    bench.welcome(new)
+    for _ in range(20):
+        bench.later(0.4)
+        bench.core.receive(new, Message(HEARTBEAT), bench.now)
+        assert bench.core.take_links() == []
+    bench.core.aim(["tcp://127.0.0.1:1"], bench.now)
+    bench.later(1.0)
+    ((_, endpoint),) = bench.core.take_links()
+    assert endpoint == "tcp://127.0.0.1:1"

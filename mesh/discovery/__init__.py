@@ -1,0 +1,4 @@
+"""How brokers are found.
+
+names   dns://HOST:PORT: every address that a name has
+"""
