@@ -15,6 +15,7 @@ import yaml
 
 import broker.__main__ as broker_main
 from mesh.cli.app import app
+from mesh.discovery.names import LOOK_EVERY
 from mesh.service.__main__ import FLAGS as SERVICE_FLAGS
 from mesh.settings import load, monitor_at
 from mesh.settings.flags import add_flags
@@ -35,6 +36,11 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 ALL = [document for path in MANIFESTS for document in documents(path)]
+
+
+def named(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [d for d in ALL if d["kind"] == kind and d["metadata"]["name"] == name]
+    return found
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -102,14 +108,31 @@ def test_the_configuration_of_the_cluster_is_right(tmp_path: Path) -> None:
     path.write_text(config["data"]["sage.yaml"])
     loaded = load(str(path), environ={})
     assert not loaded.notes
-    (brokers,) = [
-        d for d in ALL if d["kind"] == "StatefulSet" and "broker" in d["metadata"]["name"]
-    ]
-    name, count = brokers["metadata"]["name"], brokers["spec"]["replicas"]
-    assert loaded.settings.brokers == tuple(
-        f"tcp://{name}-{number}.{brokers['spec']['serviceName']}:8080" for number in range(count)
-    )
     assert monitor_at(loaded.settings) == "0.0.0.0:9090"
+    (brokers,) = loaded.settings.brokers
+    name, _, port = brokers.removeprefix("dns://").rpartition(":")
+    service = named("Service", name)["spec"]
+    assert service["clusterIP"] == "None"
+    assert int(port) in [each["port"] for each in service["ports"]]
+    pods = named("Deployment", "sage-broker")["spec"]["template"]
+    assert service["selector"].items() <= pods["metadata"]["labels"].items()
+    # Workers come before clients.
+    assert service["publishNotReadyAddresses"] is True
+    ready = pods["spec"]["containers"][0]["readinessProbe"]
+    assert ready["initialDelaySeconds"] > LOOK_EVERY
+    assert "publishNotReadyAddresses" not in named("Service", "sage-broker")["spec"]
+
+
+def test_what_keeps_nothing_is_scaled_by_load() -> None:
+    scaled = {
+        d["spec"]["scaleTargetRef"]["name"] for d in ALL if d["kind"] == "HorizontalPodAutoscaler"
+    }
+    deployments = [d for d in ALL if d["kind"] == "Deployment"]
+    assert {d["metadata"]["name"] for d in deployments} == scaled
+    assert all("replicas" not in d["spec"] for d in deployments)
+    assert "sage-broker" in scaled
+    kept = [d for d in ALL if d["kind"] == "StatefulSet"]
+    assert all(d["spec"]["replicas"] == 1 and d["spec"]["volumeClaimTemplates"] for d in kept)
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
