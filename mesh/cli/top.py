@@ -204,7 +204,7 @@ def _add_lanes(lanes: Rows, old: Status, new: Status, seconds: float) -> None:
             past = known.get(service["name"], {}).get(lane)
             name = f"{service['name']} {lane}".rstrip()
             row = _add(lanes, name, past, facts, seconds)
-            row.retries += (facts["retried"] - (past["retried"] if past else 0)) / seconds
+            row.retries += _more("retried", past, facts) / seconds
             row.flight += facts["in_flight"]
             row.queued += facts["queued"]
             row.count(past and past["latency"]["total"], facts["latency"]["total"])
@@ -218,15 +218,22 @@ def _add_methods(methods: Rows, old: Status, new: Status, seconds: float) -> Non
             if past is not None and past["ended"] > facts["ended"]:
                 past = None  # all its workers had left meanwhile
             row = _add(methods, f"{service['name']}.{method}", past, facts, seconds)
-            row.count(past and past["latency"], facts["latency"])
+            if "latency" in facts:
+                row.count(past and past["latency"], facts["latency"])
 
 
 def _add(rows: Rows, name: str, past: Status | None, facts: Status, seconds: float) -> Row:
     """The row of that name, with the answers that one more broker counted."""
     row = rows.setdefault(name, Row(name))
-    row.calls += (facts["ended"] - (past["ended"] if past else 0)) / seconds
-    row.errors += (facts["failed"] - (past["failed"] if past else 0)) / seconds
+    row.calls += _more("ended", past, facts) / seconds
+    row.errors += _more("failed", past, facts) / seconds
     return row
+
+
+def _more(name: str, past: Status | None, facts: Status) -> int:
+    """By how much a count has grown. A broker of another version may have none."""
+    more: int = facts.get(name, 0) - (past or {}).get(name, 0)
+    return more
 
 
 def _worker(worker: dict[str, Any]) -> str:

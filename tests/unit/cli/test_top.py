@@ -82,6 +82,16 @@ def test_rates_are_those_between_two_looks() -> None:
     assert any("suspect" in line for line in lines)
 
 
+def test_a_broker_of_an_older_version_is_shown_without_what_it_does_not_count() -> None:
+    looks = [status(10.0, 100), status(12.0, 300)]
+    for look in looks:
+        (service,) = look["services"]
+        del service["lanes"][""]["retried"], service["busiest_methods"]["total"]["latency"]
+    frame = top.compare([looks[0]], [looks[1]], 2.0, "calls")
+    assert (frame.services[0].calls, frame.services[0].retries) == (100.0, 0.0)
+    assert (frame.methods[1].calls, frame.methods[1].p99) == (100.0, 0.0)
+
+
 def test_a_broker_that_was_replaced_begins_anew() -> None:
     frame = top.compare([status(10.0, 500)], [status(12.0, 200, broker="b2")], 2.0, "calls")
     assert frame.services[0].calls == pytest.approx(2.0)  # 200 in its 100 seconds
