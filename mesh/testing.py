@@ -18,7 +18,6 @@ import contextlib
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -35,7 +34,7 @@ from mesh.protocol import native
 from mesh.protocol.messages import Message
 from mesh.service.declare import Service
 from mesh.service.dispatch import Dispatcher
-from mesh.service.invoke import Outcome, apply
+from mesh.service.invoke import Outbox, apply
 from mesh.service.loop import Job, LoopRunner
 from mesh.service.requests import Request
 from mesh.service.session import SessionCore
@@ -90,7 +89,7 @@ class _Worker:
             raise ConfigError(f"service {service.name!r} has no methods; declare one with @rpc")
         self.service = service
         self.number = number
-        self.outbox: deque[Outcome] = deque()
+        self.outbox = Outbox(fabric.kick)
         self.session = SessionCore(
             service.name,
             service.methods.values(),
@@ -101,13 +100,8 @@ class _Worker:
             incarnation=number,
             now=fabric.now,
         )
-
-        def post(outcome: Outcome) -> None:
-            self.outbox.append(outcome)
-            fabric.kick()
-
-        runner = LoopRunner(fabric.loop, post, fabric.clock)
-        self.dispatcher = Dispatcher(service, post, _OwnLoop(runner), fabric.clock)
+        runner = LoopRunner(fabric.loop, self.outbox, fabric.clock)
+        self.dispatcher = Dispatcher(service, self.outbox, _OwnLoop(runner), fabric.clock)
 
     @property
     def executing(self) -> int:
@@ -247,7 +241,7 @@ class Fabric:
         session = worker.session
         outbox = worker.outbox
         moved = worker.dispatcher.turn(session, now) or bool(outbox)
-        apply(session, [outbox.popleft() for _ in range(len(outbox))])
+        apply(session, outbox.take())
         session.tick(now)
         actions = session.take_links()
         for link, message in session.take():

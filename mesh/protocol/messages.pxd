@@ -1,4 +1,6 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
+import cython
+
 cdef class Message:
     cdef public int command
     cdef public int flags
@@ -14,4 +16,5 @@ cdef class Message:
     cdef public object frames
 
 
+@cython.locals(message=Message)
 cpdef Message make(int command, int flags, int priority, int code, object tag, double timeout, long long credit, object incarnation, object sequence, bytes service, bytes method, object frames)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import msgpack
+from msgpack import unpackb
 
 from mesh.errors import InvalidArgument, ProtocolError
 from mesh.protocol.messages import MAX_BODY, Body
@@ -118,14 +119,7 @@ def _unpack_bounded(data: Body, ext_hook: Callable[[int, bytes], Any], **more: A
 _packers: list[msgpack.Packer] = []
 
 
-def _pack(value: Any) -> bytes:
-    packer = _packers.pop() if _packers else msgpack.Packer(default=_default, datetime=True)
-    data: bytes = packer.pack(value)
-    _packers.append(packer)  # one that failed is thrown away: it may hold half a value
-    return data
-
-
-def encode(value: Any, *, root: str = "value") -> bytes:
+def encode(value: Any, root: str = "value") -> bytes:
     """`value` as MessagePack.
 
     Raises:
@@ -133,7 +127,12 @@ def encode(value: Any, *, root: str = "value") -> bytes:
             message names the offending path, beginning with `root`.
     """
     try:
-        data = _pack(value)
+        try:
+            packer = _packers.pop()
+        except IndexError:
+            packer = msgpack.Packer(default=_default, datetime=True)
+        data: bytes = packer.pack(value)
+        _packers.append(packer)  # one that failed is thrown away: it may hold half a value
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidArgument(_complaint(value, root, error)) from None
     if len(data) > MAX_BODY:
@@ -155,7 +154,7 @@ def decode(data: Body) -> Any:
         try:
             if len(data) > MAX_ITEMS:
                 return _unpack_bounded(data, _ext_hook)
-            return msgpack.unpackb(data, strict_map_key=False, timestamp=3, ext_hook=_ext_hook)
+            return unpackb(data, strict_map_key=False, timestamp=3, ext_hook=_ext_hook)
         except TypeError:  # an unhashable key, so rare that only then the slow way is taken
             return _unpack_bounded(data, _ext_hook, object_pairs_hook=_frozen_keys)
     except ProtocolError:

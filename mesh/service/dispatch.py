@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from mesh.service.batching import Collector
 from mesh.service.declare import ASYNC, INLINE, Method, Service
-from mesh.service.invoke import FAIL, Outcome, Post, apply, run
+from mesh.service.invoke import FAIL, Outbox, Outcome, apply, run
 from mesh.service.lanes import Execute, execute_all
 from mesh.service.loop import Job, LoopThread
 from mesh.service.requests import Request
@@ -45,7 +45,7 @@ class Dispatcher:
     def __init__(
         self,
         service: Service,
-        post: Post,
+        outbox: Outbox,
         loop: Runner | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,8 +59,8 @@ class Dispatcher:
         )
         self._loop: Runner | None = loop
         if needs_loop and loop is None:
-            self._loop = LoopThread(post, f"{name}-loop")
-        self._pool = ThreadPool(service.threads, post, name, clock)
+            self._loop = LoopThread(outbox, f"{name}-loop")
+        self._pool = ThreadPool(service.threads, outbox.post, name, clock)
         self._collectors = {
             method: Collector(method) for method in service.methods.values() if method.batch
         }
@@ -70,7 +70,13 @@ class Dispatcher:
             if inline:
                 self._inline[lane] = execute
             else:
-                self._lanes[lane] = LaneThread(f"{name}-{lane or 'lane'}", execute, post)
+                self._lanes[lane] = LaneThread(f"{name}-{lane or 'lane'}", execute, outbox.post)
+        # The methods whose requests simply run on the loop.
+        self._plain = frozenset(
+            method
+            for method in service.methods.values()
+            if method.kind == ASYNC and not method.batch and method.lane not in service.executors
+        )
         self._lifespan: AbstractAsyncContextManager[Any] | None = None
 
     @property
@@ -152,9 +158,12 @@ class Dispatcher:
         here: list[Outcome] = []
         jobs: list[Job] = []
         gathered: dict[str, list[Request]] = {}
+        plain = self._plain
         for request in starts:
             method: Any = request.target
-            if method.lane in self._lanes or method.lane in self._inline:
+            if method in plain:
+                jobs.append(request)
+            elif method.lane in self._lanes or method.lane in self._inline:
                 gathered.setdefault(method.lane, []).append(request)
             elif method.batch is not None:
                 group = self._collectors[method].add(request, now)

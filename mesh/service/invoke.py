@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context, copy_context
 from typing import Any, TypeAlias
 
 import msgpack
@@ -19,6 +21,7 @@ from mesh.context import running
 from mesh.errors import CallError, InvalidArgument, ProtocolError
 from mesh.protocol import payload
 from mesh.protocol.messages import BATCH, MORE, RAW
+from mesh.protocol.payload import decode, encode
 from mesh.service.declare import Method
 from mesh.service.requests import Request
 from mesh.service.session import SessionCore
@@ -35,6 +38,35 @@ Outcome: TypeAlias = tuple[int, Request, Any, Any]
 Post: TypeAlias = Callable[[Outcome], None]
 Arguments: TypeAlias = tuple[list[Any], dict[str, Any]]
 ItemOutcome: TypeAlias = tuple[int, Any]
+# A request whose handler waits: its coroutine, the context it runs in, and what it waits for.
+Suspended: TypeAlias = tuple[Request, Coroutine[Any, Any, Any], Context, Any]
+
+
+class Outbox:
+    """Outcomes on their way to who drives the session, from any thread; `rouse` wakes it up."""
+
+    __slots__ = ("_outcomes", "rouse")
+
+    def __init__(self, rouse: Callable[[], None]) -> None:
+        self.rouse = rouse
+        self._outcomes: deque[Outcome] = deque()
+
+    def add(self, outcome: Outcome) -> None:
+        """Hand over an outcome, and `rouse` soon."""
+        self._outcomes.append(outcome)
+
+    def post(self, outcome: Outcome) -> None:
+        """Hand over an outcome."""
+        self._outcomes.append(outcome)
+        self.rouse()
+
+    def take(self) -> list[Outcome]:
+        """What was handed over, in order, and forget it."""
+        outcomes = self._outcomes
+        return [outcomes.popleft() for _ in range(len(outcomes))]
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
 
 
 def apply(session: SessionCore, outcomes: Iterable[Outcome]) -> None:
@@ -93,6 +125,46 @@ def run_items(request: Request, calls: list[Arguments | CallError]) -> list[Item
     return results
 
 
+def run_ready(
+    queue: deque[Any], outbox: Outbox, clock: Callable[[], float], task: asyncio.Task[Any]
+) -> Suspended | None:
+    """Run requests for plain async handlers from the front of `queue`, within `task`.
+
+    Each runs in a copy of the context of its own. None when the queue is empty, when its first is
+    something else, or when a handler has cancelled `task`. A handler that waits ends it too.
+    """
+    while queue:
+        if type(queue[0]) is not Request:
+            return None
+        request = queue[0]
+        if request.entry.streams or request.flags & BATCH:
+            return None
+        queue.popleft()
+        code = request.refusal(clock())
+        if code:
+            outbox.add((FAIL, request, (code, {"message": "it ended before it began"}), False))
+            continue
+        running.set(request)
+        within = copy_context()
+        method: Any = request.target
+        try:
+            args, kwargs = arguments(request)
+            call = method.function(*args, **kwargs)
+            awaited = within.run(call.send, None)
+        except StopIteration as stop:
+            result = outcome(request, stop.value)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # whatever a handler raises is the answer of this call
+            result = failure(request, error)
+        else:
+            return request, call, within, awaited
+        outbox.add(result)
+        if task.cancelling():
+            return None
+    return None
+
+
 # ---------------------------------------------------------------- arguments
 
 
@@ -110,19 +182,26 @@ def arguments(request: Request, incoming: Incoming | None = None) -> Arguments:
     try:
         if request.flags & MORE:
             return _split(_decode_with_stream(frames[0], incoming))
-        return _split(payload.decode(frames[0]))
+        return _split(decode(frames[0]))
     except ProtocolError as error:
         raise InvalidArgument(str(error)) from None
 
 
 def _split(value: Any) -> Arguments:
     """The arguments in `value`: `[args]` or `[args, kwargs]`."""
-    if type(value) is list and value and type(value[0]) is list:
-        if len(value) == 1:
-            return value[0], {}
-        kwargs = value[1]
-        if len(value) == 2 and type(kwargs) is dict and all(type(key) is str for key in kwargs):
-            return value[0], kwargs
+    if type(value) is list and value:
+        items = value
+        args = items[0]
+        if type(args) is list:
+            if len(items) == 1:
+                return args, {}
+            kwargs = items[1]
+            if (
+                len(items) == 2
+                and type(kwargs) is dict
+                and all([type(key) is str for key in kwargs])
+            ):
+                return args, kwargs
     raise InvalidArgument("the body of a call is [arguments] or [arguments, keyword arguments]")
 
 
@@ -165,7 +244,7 @@ def outcome(request: Request, value: Any) -> Outcome:
     if request.flags & RAW:
         return _raw_outcome(request, value)
     try:
-        return (FINISH, request, [payload.encode(value, root="result")], 0)
+        return (FINISH, request, (encode(value, "result"),), 0)
     except InvalidArgument as error:
         return _unsendable(request, error)
 

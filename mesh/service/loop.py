@@ -31,8 +31,8 @@ from mesh.service.invoke import (
     NIL,
     Arguments,
     ItemOutcome,
+    Outbox,
     Outcome,
-    Post,
     arguments,
     batch_calls,
     batch_outcome,
@@ -40,6 +40,7 @@ from mesh.service.invoke import (
     item_failure,
     outcome,
     part,
+    run_ready,
 )
 from mesh.service.requests import Request
 from mesh.service.streams import Incoming, Pace
@@ -103,12 +104,13 @@ class LoopRunner:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        post: Post,
+        outbox: Outbox,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loop = loop
         self._clock = clock
-        self._post = post
+        self._outbox = outbox
+        self._post = outbox.post
         self._queue: deque[Job | Many] = deque()
         self._scheduled = False
         self._running = False
@@ -141,12 +143,29 @@ class LoopRunner:
 
     async def _runner(self) -> None:
         queue = self._queue
-        post = self._post
-        drive = self._drive
+        outbox = self._outbox
+        post = outbox.post
         clock = self._clock
         context.clock.set(clock)
-        task = asyncio.current_task()
+        task: Any = asyncio.current_task()
         while queue:
+            suspended = run_ready(queue, outbox, clock, task)
+            outbox.rouse()
+            if suspended is not None:
+                request, call, within, awaited = suspended
+                try:
+                    value = await self._go_on(call, within, request, awaited)
+                    result = outcome(request, value)
+                except GeneratorExit:
+                    raise
+                except BaseException as error:  # what a handler raises is the answer of its call
+                    result = failure(request, error)
+                post(result)
+                request.handle = None
+                return
+            if not queue or task.cancelling():
+                # A handler may cancel the task it ran in and return: nobody else may suffer.
+                break
             job = queue.popleft()
             if not isinstance(job, Request):
                 if await self._special(job):
@@ -165,24 +184,18 @@ class LoopRunner:
                     post(failure(request, error))
                 continue
             running.set(request)
-            method: Any = request.target
             try:
-                if method.stream or method.takes_stream:
-                    result = await drive(self._stream(request, method), copy_context(), request)
-                else:
-                    args, kwargs = arguments(request)
-                    call = method.function(*args, **kwargs)
-                    result = outcome(request, await drive(call, copy_context(), request))
+                stream = self._stream(request, request.target)
+                result = await self._drive(stream, copy_context(), request)
             except GeneratorExit:
                 raise
-            except BaseException as error:  # whatever a handler raises is the answer of this call
+            except BaseException as error:  # what a handler raises is the answer of its call
                 result = failure(request, error)
             post(result)
             if request.handle is not None:
                 request.handle = None
                 return
-            if task is not None and task.cancelling():
-                # The handler cancelled the task it ran in and returned: nobody else may suffer.
+            if task.cancelling():
                 break
         self._running = False
         if queue:
@@ -193,13 +206,20 @@ class LoopRunner:
         self, call: Coroutine[Any, Any, T], within: Context, owner: Request | Turn
     ) -> Generator[Any, Any, T]:
         """Await `call`, each step in `within`. When it first suspends, give the queue away."""
-        run = within.run
-        send = call.send
         try:
-            awaited = run(send, None)
+            awaited = within.run(call.send, None)
         except StopIteration as stop:
             result: T = stop.value
             return result
+        return (yield from self._go_on(call, within, owner, awaited))
+
+    @types.coroutine
+    def _go_on(
+        self, call: Coroutine[Any, Any, T], within: Context, owner: Request | Turn, awaited: Any
+    ) -> Generator[Any, Any, T]:
+        """As `_drive`, of a `call` that waits for `awaited`."""
+        run = within.run
+        send = call.send
         self._suspended(owner)
         while True:
             try:
@@ -215,7 +235,7 @@ class LoopRunner:
             try:
                 awaited = run(step, value)
             except StopIteration as stop:
-                result = stop.value
+                result: T = stop.value
                 return result
 
     def _suspended(self, owner: Request | Turn) -> None:
@@ -315,9 +335,9 @@ class LoopRunner:
 class LoopThread:
     """An event loop on a thread of its own, with a LoopRunner."""
 
-    def __init__(self, post: Post, name: str) -> None:
+    def __init__(self, outbox: Outbox, name: str) -> None:
         self.loop = asyncio.new_event_loop()
-        self.runner = LoopRunner(self.loop, post)
+        self.runner = LoopRunner(self.loop, outbox)
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 

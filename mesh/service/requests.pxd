@@ -1,4 +1,5 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
+import cython
 from mesh.context cimport Call
 from mesh.protocol.messages cimport Message
 from mesh.service.links cimport Link
@@ -39,3 +40,6 @@ cdef class Request(Call):
     cdef public bint done
 
     cpdef int refusal(self, double now)
+
+@cython.locals(request=Request, flags=int, frames=object)
+cpdef Request accept(Message message, Link link, Entry entry, double deadline)

@@ -104,27 +104,42 @@ class Request(Call):
 
     __slots__ = ("done", "entry", "flags", "flow", "frames", "handle", "link", "tag")
 
-    def __init__(self, message: Message, link: Link, entry: Entry, deadline: float) -> None:
-        self.target = entry.method
-        self.deadline = deadline
-        self.incarnation = message.incarnation
-        self.sequence = message.sequence
-        self.cancel_code = 0
-        self.flags = message.flags
-        self.frames = frames = message.frames
-        self.metadata_body = frames[1] if len(frames) == 2 and not message.flags & RAW else b""
-        self.tag = message.tag
-        self.link: Link | None = link
-        self.entry = entry
-        self.flow: Flow | None = None
-        self.handle: Any = None
-        self.done = False
+    done: bool
+    entry: Entry
+    flags: int
+    flow: Flow | None
+    frames: Sequence[Body]
+    handle: Any
+    link: Link | None
+    tag: int
 
     def refusal(self, now: float) -> int:
         """0 if the work may begin at `now`, else the code of the error to answer instead."""
         if self.cancel_code:
             return self.cancel_code
         return errors.DEADLINE_EXCEEDED if self.deadline <= now else 0
+
+
+def accept(message: Message, link: Link, entry: Entry, deadline: float) -> Request:
+    """The request that `message` brought over `link`."""
+    request = Request.__new__(Request)
+    flags = message.flags
+    frames = message.frames
+    request.target = entry.method
+    request.deadline = deadline
+    request.incarnation = message.incarnation
+    request.sequence = message.sequence
+    request.cancel_code = 0
+    request.flags = flags
+    request.frames = frames
+    request.metadata_body = frames[1] if len(frames) == 2 and not flags & RAW else b""
+    request.tag = message.tag
+    request.link = link
+    request.entry = entry
+    request.flow = None
+    request.handle = None
+    request.done = False
+    return request
 
 
 def packed_array(items: Sequence[bytes]) -> bytes:

@@ -31,7 +31,7 @@ from mesh.errors import ConfigError
 from mesh.protocol.messages import Body, Message
 from mesh.service.declare import Service
 from mesh.service.dispatch import Dispatcher
-from mesh.service.invoke import Outcome, apply
+from mesh.service.invoke import Outbox, apply
 from mesh.service.looped import LoopDrive
 from mesh.service.session import SessionCore
 from mesh.transport import AnyLink, open_link, parse_endpoint
@@ -99,9 +99,10 @@ class Runtime:
             incarnation=random.getrandbits(64),
             now=time.monotonic(),
         )
-        self._dispatcher = Dispatcher(service, self._post)
+        # The first outcome wakes who drives, the following ride along.
+        self._outbox = Outbox(self._rouse)
+        self._dispatcher = Dispatcher(service, self._outbox)
         self.channels: dict[int, Channel] = {}
-        self._outbox: deque[Outcome] = deque()
         self._commands: deque[Callable[[float], None]] = deque()
         self._sleeping = False
         self._wake_in, self._wake_out = socket.socketpair()
@@ -244,11 +245,6 @@ class Runtime:
         self._commands.append(command)
         self._rouse()
 
-    def _post(self, outcome: Outcome) -> None:
-        """Hand an outcome to who drives. The first one wakes it, the following ride along."""
-        self._outbox.append(outcome)
-        self._rouse()
-
     def _rouse(self) -> None:
         if self._sleeping:
             self.wake()
@@ -345,7 +341,7 @@ class Runtime:
             active = True
         outbox = self._outbox
         if outbox:
-            apply(core, [outbox.popleft() for _ in range(len(outbox))])
+            apply(core, outbox.take())
             active = True
         core.tick(now)
         return self._send(now) or active
@@ -369,13 +365,8 @@ class Runtime:
         self, channel: Channel, found: list[tuple[bytes, Message | list[Body]]], now: float
     ) -> None:
         self._spun = False
-        receive = self._core.receive
-        number = channel.number
-        for _, message in found:
-            if type(message) is Message:
-                receive(number, message, now)
-            else:
-                self.count("dropped:malformed")
+        for _ in range(self._core.receive_all(channel.number, found, now)):
+            self.count("dropped:malformed")
 
     def _send(self, now: float) -> bool:
         """Open links, send everything, close links; whether there was anything to do."""

@@ -2,7 +2,7 @@
 import cython
 from mesh.protocol.messages cimport Message, make
 from mesh.service.links cimport Link
-from mesh.service.requests cimport Entry, Flow, Lane, Request
+from mesh.service.requests cimport Entry, Flow, Lane, Request, accept
 
 cdef class SessionCore:
     cdef public bytes service
@@ -29,6 +29,8 @@ cdef class SessionCore:
 
     @cython.locals(known=Link)
     cpdef receive(self, long long link, Message message, double now)
+    @cython.locals(malformed="long long", message=object)
+    cpdef long long receive_all(self, long long link, list found, double now)
     @cython.locals(link=Link, entry=Entry)
     cpdef tick(self, double now)
     @cython.locals(link=Link, entry=Entry, at=double)

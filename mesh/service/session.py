@@ -50,6 +50,7 @@ from mesh.service.requests import (
     Lane,
     MethodFacts,
     Request,
+    accept,
     packed_array,
     stream_mismatch,
 )
@@ -149,6 +150,18 @@ class SessionCore:
             self._count("dropped:unexpected_command")
             return
         handler(known, message, now)
+
+    def receive_all(
+        self, link: int, found: list[tuple[bytes, Message | list[Body]]], now: float
+    ) -> int:
+        """Take what a pump has read of `link`; how much of it was no message."""
+        malformed = 0
+        for _, message in found:
+            if type(message) is Message:
+                self.receive(link, message, now)
+            else:
+                malformed += 1
+        return malformed
 
     def lost(self, link: int, now: float) -> None:
         """The connection of `link` has ended, or could not be made."""
@@ -393,7 +406,7 @@ class SessionCore:
                 self._refuse(link, message, errors.INVALID_ARGUMENT, reason)
                 return
         deadline = now + message.timeout if message.timeout else math.inf
-        request = Request(message, link, entry, deadline)
+        request = accept(message, link, entry, deadline)
         if entry.streams:
             request.flow = Flow(message.credit if flags & STREAM else UNLIMITED)
         link.requests[tag] = request

@@ -11,7 +11,7 @@ from mesh import errors
 from mesh.protocol.messages import REQUEST, Message
 from mesh.service import Service
 from mesh.service.invoke import FAIL, FINISH, Outcome
-from mesh.service.requests import Entry, Lane, Request
+from mesh.service.requests import Entry, Lane, Request, accept
 from mesh.service.threads import ThreadPool
 
 pytestmark = pytest.mark.timeout(30)
@@ -52,7 +52,7 @@ def embed(texts: list[str]) -> list[int]:
 
 def request(name: str, body: bytes = b"\x91\x90") -> Request:
     entry = Entry(shop.methods[name], Lane("", 1))
-    return Request(Message(REQUEST, frames=[body]), None, entry, deadline=1e12)  # type: ignore[arg-type]
+    return accept(Message(REQUEST, frames=[body]), None, entry, 1e12)  # type: ignore[arg-type]
 
 
 def no_thread(self: Any) -> None:
