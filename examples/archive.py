@@ -64,14 +64,14 @@ def start_service(stack: ExitStack) -> tuple[str, Path]:
     return endpoint, data
 
 
-def kill_writer(address: str) -> int:
-    """kill -9 of the process that writes the store; its number."""
+def kill_writer(address: str, service: str = "storage") -> int:
+    """kill -9 of the process that writes the store of a service; its number."""
     with connect(address) as mesh:
         workers = mesh.call("mesh.broker.status")["workers"]
     writer = next(
         worker["pid"]
         for worker in workers
-        if worker["service"] == "storage" and "writer" in worker["lanes"]
+        if worker["service"] == service and "writer" in worker["lanes"]
     )
     os.kill(writer, signal.SIGKILL)
     return int(writer)

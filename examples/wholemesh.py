@@ -2,8 +2,9 @@
 
 `sage-mesh up` runs what config/default.yaml says, at its ports if they are free; only the data
 goes to a folder that is thrown away. The page cache runs on it: half-way the writer is killed, and
-while a second one runs every process is replaced. Then thousands of files are archived, and again a
-writer is killed. The commands show what the mesh has seen.
+while a second one runs every process is replaced. Then thousands of files are archived, thousands
+of documents loaded and searched, and each time a writer is killed. The commands show what the mesh
+has seen.
 
 Exits with 1 if anything is wrong.
 """
@@ -24,7 +25,7 @@ from time import monotonic, sleep
 
 from rich.console import Console
 
-from examples import archive, pagecache
+from examples import archive, librarian, pagecache
 
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "default.yaml"
 PORT, METRICS_PORT = 8080, 9090
@@ -88,6 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=6_000, help="in all (default: 6000)")
     parser.add_argument("--pages", type=int, default=300, help="different pages (default: 300)")
     parser.add_argument("--files", type=int, default=3000, help="to archive (default: 3000)")
+    parser.add_argument(
+        "--documents", type=int, default=10_000, help="to search, at most (default: 10000)"
+    )
     options = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
     port, metrics_port = port_near(PORT), port_near(METRICS_PORT)
@@ -106,6 +110,8 @@ def main(arguments: list[str] | None = None) -> int:
                 "SAGE_SERVICES_MEMORY_PROCESSES": "2",
                 "SAGE_STORAGE_DATA": str(Path(folder) / "storage"),
                 "SAGE_SERVICES_STORAGE_PROCESSES": "2",
+                "SAGE_SEARCH_DATA": str(Path(folder) / "search"),
+                "SAGE_SERVICES_SEARCH_PROCESSES": "2",
                 "SAGE_SERVICE_PORT": str(port),
                 "SAGE_MONITORING_ENABLED": "true",
                 "SAGE_MONITORING_METRICS_PORT": str(metrics_port),
@@ -129,6 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
             console.print()
             stored = ["--files", str(options.files), "--data", str(Path(folder) / "storage")]
             codes.append(archive.main([*stored, "--address", address]))
+            console.print()
+            asked = ["--documents", str(options.documents), "--address", address]
+            codes.append(librarian.main(asked))
             codes.append(mesh("check", "--broker", address))
             with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
                 figures = [line for line in answer if b"_total{" in line and b"answers" in line]

@@ -97,8 +97,9 @@ def test_a_whole_mesh(process: support.Start) -> None:
     assert child.wait(timeout=55) == 0
     text = child.output()
     assert re.search(r"writer \d+ killed", text)
-    assert "3 processes were replaced" in text
+    assert "4 processes were replaced" in text
     assert re.search(r"^OK: 300 files stored, every checksum is right", text, re.M)
+    assert re.search(r"^OK: [\d,]+ docstrings, every answer is right", text, re.M)
     assert "took_over" in text
     assert "sage_mesh_answers_total" in text
     assert len(re.findall(r"^OK: .* 0 failed", text, re.M)) == 2
