@@ -31,6 +31,7 @@ COMPILED_AS_THEY_STAND = (
     "mesh/client/wire.py",
     "mesh/client/base.py",
     "mesh/client/aio_driver.py",
+    "mesh/client/awaited.py",
     "mesh/context.py",
     "mesh/service/links.py",
     "mesh/service/requests.py",

@@ -30,6 +30,7 @@ NAMES = (
     "mesh.client.wire",
     "mesh.client.base",
     "mesh.client.aio_driver",
+    "mesh.client.awaited",
     "mesh.context",
     "mesh.service.links",
     "mesh.service.requests",

@@ -24,8 +24,10 @@ from typing import Any, TypeVar
 
 from broker.router import Router
 from mesh.client import base
-from mesh.client.aio import AsyncMesh, AsyncResults, _Connection
+from mesh.client.aio import AsyncMesh
 from mesh.client.aio_driver import LoopDriver
+from mesh.client.aio_streams import AsyncResults
+from mesh.client.awaited import Connection
 from mesh.client.base import Options
 from mesh.client.calls import ClientSettings
 from mesh.client.core import ClientCore
@@ -346,7 +348,7 @@ class AsyncTestMesh(AsyncMesh):
             fabric.driver = LoopDriver(fabric.client, fabric, loop)
             return fabric.driver
 
-        super().__init__(_Connection(make, ClientSettings()), Options())
+        super().__init__(Connection(make, ClientSettings()), Options())
 
     def kill(self, service: Service | str) -> None:
         """End every worker of `service` in an instant; what it had in hand is lost."""

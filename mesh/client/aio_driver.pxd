@@ -1,10 +1,11 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
 import cython
+from mesh.client.base cimport Options, begin
 from mesh.client.calls cimport Call
 from mesh.client.core cimport ClientCore
 
 cdef class Ending:
-    cdef public bint _asyncio_future_blocking
+    cdef public object _asyncio_future_blocking
     cdef object _loop
     cdef bint _done
     cdef bint _cancelled
@@ -13,7 +14,7 @@ cdef class Ending:
     cdef object _context
 
     @cython.locals(callback=object, context=object)
-    cpdef wake(self)
+    cpdef wake(self, object ended=*)
     cpdef result(self)
 
 cdef class LoopDriver:
@@ -23,12 +24,14 @@ cdef class LoopDriver:
     cdef public object loop
     cdef public object _abandoned
     cdef public object _woken
+    cdef object _clock
+    cdef object _ended
     cdef public bint _scheduled
     cdef public object _timer
     cdef public double _timer_at
     cdef public bint _forked
 
-    cpdef Call begin(self, object options, object target, bytes frame, int flags=*)
+    cpdef Call begin(self, Options options, object target, bytes frame, int flags=*)
     cpdef Ending ended(self, Call call)
     cpdef soon(self)
     @cython.locals(core=ClientCore, call=Call, at=double, unread=bint)

@@ -17,8 +17,7 @@ from contextvars import Context
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from mesh.client import base
-from mesh.client.base import Options
+from mesh.client.base import Options, begin
 from mesh.client.calls import ENDED, Call
 from mesh.client.core import ClientCore
 from mesh.errors import CallError, MeshError
@@ -58,7 +57,7 @@ class Ending:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._asyncio_future_blocking = False
+        self._asyncio_future_blocking: bool | None = False
         self._loop = loop
         self._done = False
         self._cancelled = False
@@ -79,17 +78,23 @@ class Ending:
         self.result()
         raise StopIteration
 
-    def wake(self) -> None:
-        """The call has ended: run the task until it waits again. Not from within a task."""
+    def wake(self, ended: Any = None) -> None:
+        """The call has ended: run the task until it waits again. Not from within a task.
+
+        `ended`, a future of asyncio's that has ended well, is shown to the task in place of this
+        one, whose result it would ask for by name.
+        """
         self._done = True
         callback = self._callback
         if callback is not None:
             context = self._context
             self._callback = self._context = None
+            if ended is None:
+                ended = self
             if context is None:
-                callback(self)
+                callback(ended)
             else:
-                context.run(callback, self)
+                context.run(callback, ended)
 
     # ---------------------------------------------------------------- what asyncio asks for
 
@@ -138,6 +143,9 @@ class LoopDriver:
         self.loop = loop
         self._abandoned: deque[Call] = deque()
         self._woken: deque[Ending] = deque()
+        self._clock = wire.clock
+        self._ended = loop.create_future()
+        self._ended.set_result(None)
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -167,7 +175,7 @@ class LoopDriver:
         """Begin a call; it leaves at the end of this turn of the loop."""
         if self._forked:
             raise MeshError("this client was made before the process forked; connect anew")
-        call = base.begin(self.core, options, target, frame, now=self.wire.clock(), flags=flags)
+        call = begin(self.core, options, target, frame, self._clock(), flags)
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._turn)
@@ -234,8 +242,9 @@ class LoopDriver:
         unread = self.wire.turn(1)
         for call in core.take_news():
             handle = call.handle
-            if type(handle) is Ending:
+            if isinstance(handle, Ending):
                 if call.state == ENDED:
+                    call.handle = None
                     self._woken.append(handle)
             elif handle is not None:
                 handle.wake()
@@ -250,6 +259,7 @@ class LoopDriver:
     def _step(self) -> None:
         """Run the tasks whose calls have ended; what they call leaves together."""
         woken = self._woken
+        ended = self._ended
         if asyncio.current_task(self.loop) is not None:
             # A task that closes the client: no other can run inside it.
             self.loop.call_soon(self._step)
@@ -258,7 +268,8 @@ class LoopDriver:
         self._scheduled = True
         try:
             while woken:
-                woken.popleft().wake()
+                ending = woken.popleft()
+                ending.wake(ended)
         finally:
             self._scheduled = before
             if woken:  # this one has raised SystemExit or the like

@@ -7,16 +7,15 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
 import msgpack
 
-from mesh import context, errors
+from mesh import errors
 from mesh.client.calls import Call, ClientSettings
 from mesh.client.core import ClientCore
+from mesh.context import running
 from mesh.discovery.names import addressed
 from mesh.errors import CallError, ConfigError, InvalidArgument, ProtocolError, RemoteError
 from mesh.protocol import payload
@@ -31,9 +30,9 @@ from mesh.protocol.messages import (
     RAW,
     STREAM,
     SYSTEM,
-    Body,
     Message,
 )
+from mesh.protocol.payload import decode, encode
 from mesh.transport import parse_endpoint
 
 PRIORITY_NAMES: Final = {"system": SYSTEM, "high": HIGH, "normal": NORMAL, "bulk": BULK}
@@ -42,6 +41,7 @@ MAX_BATCH = 4096
 MAX_TIMEOUT = 300.0
 MAX_RETRIES = 100
 MAX_CREDIT = 65_536
+MAX_RESOLVED = 4096
 FILE_BLOCK = 64 * 1024
 
 _VALUES = frozenset(
@@ -49,16 +49,29 @@ _VALUES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Options:
-    """How a call is made; None leaves it to the service's declaration or the client's settings."""
+    """How calls are made; None leaves it to the service's declaration or the client's settings.
 
-    timeout: float | None = None
-    retries: int | None = None
-    idempotent: bool | None = None
-    priority: int = NORMAL
-    credit: int | None = None
-    metadata: bytes = b""
+    Never changed once made.
+    """
+
+    __slots__ = ("credit", "idempotent", "metadata", "priority", "retries", "timeout")
+
+    def __init__(
+        self,
+        timeout: float | None = None,
+        retries: int | None = None,
+        idempotent: bool | None = None,
+        priority: int = NORMAL,
+        credit: int | None = None,
+        metadata: bytes = b"",
+    ) -> None:
+        self.timeout = timeout
+        self.retries = retries
+        self.idempotent = idempotent
+        self.priority = priority
+        self.credit = credit
+        self.metadata = metadata
 
     def but(self, given: Mapping[str, Any]) -> Options:
         """These options with those `given` in the form that users write.
@@ -66,13 +79,13 @@ class Options:
         Raises:
             ConfigError: one of them is unknown or wrong.
         """
-        changes = {}
+        fields = {name: getattr(self, name) for name in self.__slots__}
         for name, value in given.items():
             check = _CHECKS.get(name)
             if check is None:
                 raise ConfigError(f"unknown option {name!r}; there are {', '.join(_CHECKS)}")
-            changes[name] = check(value)
-        return replace(self, **changes)
+            fields[name] = check(value)
+        return Options(**fields)
 
 
 def _timeout(value: Any) -> float | None:
@@ -161,7 +174,6 @@ def check_endpoints(endpoints: Sequence[str]) -> tuple[str, ...]:
 # -------------------------------------------------------------------- what is called
 
 
-@lru_cache(maxsize=4096)
 def split_target(text: str) -> tuple[bytes, bytes]:
     """Service and method of "service.method"; the service's name may have dots.
 
@@ -178,6 +190,8 @@ def split_target(text: str) -> tuple[bytes, bytes]:
 
 
 _NO_FACTS: Mapping[str, Any] = {}
+# What was resolved lately: programs call the same few methods again and again.
+_resolved: dict[str, tuple[bytes, bytes, Mapping[str, Any]]] = {}
 
 
 def resolve(target: Any) -> tuple[bytes, bytes, Mapping[str, Any]]:
@@ -187,7 +201,12 @@ def resolve(target: Any) -> tuple[bytes, bytes, Mapping[str, Any]]:
         ConfigError: it is neither "service.method" nor a function declared by a Service.
     """
     if type(target) is str:
-        return *split_target(target), _NO_FACTS
+        found = _resolved.get(target)
+        if found is None:
+            if len(_resolved) >= MAX_RESOLVED:
+                _resolved.clear()
+            found = _resolved[target] = (*split_target(target), _NO_FACTS)
+        return found
     try:
         service, method = target.__mesh_service__, target.__mesh_method__
     except AttributeError:
@@ -202,7 +221,6 @@ def begin(
     options: Options,
     target: Any,
     frame: bytes,
-    *,
     now: float,
     flags: int = 0,
 ) -> Call:
@@ -213,16 +231,18 @@ def begin(
     """
     service, method, facts = resolve(target)
     timeout = options.timeout
-    if timeout is None:
-        timeout = facts.get("timeout") or core.settings.timeout
-    expires_at = now + timeout
-    outer = context.running.get()
+    idempotent = options.idempotent
+    if facts:
+        if timeout is None:
+            timeout = facts.get("timeout")
+        if idempotent is None and facts.get("idempotent"):
+            idempotent = True
+    expires_at = now + (timeout or core.timeout)
+    outer = running.get()
     if outer is not None and outer.deadline < expires_at:
         expires_at = outer.deadline
-    frames: list[Body] = [frame, options.metadata] if options.metadata else [frame]
-    idempotent = options.idempotent
-    if idempotent is None and facts.get("idempotent"):
-        idempotent = True
+    metadata = options.metadata
+    frames = (frame, metadata) if metadata else (frame,)
     return core.call(
         service,
         method,
@@ -254,7 +274,7 @@ def pack(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, Any]:
                 source = _only(source, found)
                 kwargs = {**kwargs, name: STREAM_MARK}
     try:
-        return payload.encode([args, kwargs] if kwargs else [args]), source
+        return encode([args, kwargs] if kwargs else [args]), source
     except InvalidArgument:
         # Once more, to name what is wrong as the caller knows it.
         payload.encode(args, root="args")
@@ -332,7 +352,7 @@ def value_of(call: Call, message: Message | None) -> Any:
         raw = [bytes(memoryview(frame)) for frame in frames]
         return raw[0] if len(raw) == 1 else raw
     try:
-        return payload.decode(frames[0])
+        return decode(frames[0])
     except ProtocolError as error:
         raise unreadable(call, str(error)) from None
 

@@ -1,4 +1,5 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
+import cython
 from mesh.protocol.messages cimport Message
 from mesh.resilience.breaker cimport Breaker
 
@@ -51,3 +52,6 @@ cdef class Call:
     cdef public object handle
 
     cpdef forget_body(self)
+
+@cython.locals(call=Call)
+cpdef Call open_call(object sequence, Target target, bytes method, object frames, long long size, int flags, int priority, double expires_at, long long retries, object idempotent, long long ticket)

@@ -155,46 +155,32 @@ class Call:
         "writer",
     )
 
-    def __init__(
-        self,
-        sequence: int,
-        target: Target,
-        method: bytes,
-        frames: Sequence[Body],
-        size: int,
-        flags: int,
-        priority: int,
-        expires_at: float,
-        retries: int,
-        idempotent: bool | None,
-        ticket: int,
-    ) -> None:
-        self.sequence = sequence
-        self.target = target
-        self.method = method
-        self.frames = frames
-        self.size = size
-        self.flags = flags
-        self.priority = priority
-        self.expires_at = expires_at
-        self.retries = retries
-        self.idempotent = idempotent
-        self.ticket = ticket
-        self.state = UNSENT
-        self.link = 0
-        self.credit = 0
-        self.attempts = 0
-        self.retry_at = 0.0
-        self.retry_code = 0
-        self.sent_at = 0.0
-        self.touched = False
-        self.maybe_executed = False
-        self.reader: Reader | None = None
-        self.writer: Writer | None = None
-        self.reply: Message | None = None
-        self.error: CallError | None = None
-        self.last_error: CallError | None = None
-        self.handle: Any = None
+    attempts: int
+    credit: int
+    error: CallError | None
+    expires_at: float
+    flags: int
+    frames: Sequence[Body]
+    handle: Any
+    idempotent: bool | None
+    last_error: CallError | None
+    link: int
+    maybe_executed: bool
+    method: bytes
+    priority: int
+    reader: Reader | None
+    reply: Message | None
+    retries: int
+    retry_at: float
+    retry_code: int
+    sent_at: float
+    sequence: int
+    size: int
+    state: int
+    target: Target
+    ticket: int
+    touched: bool
+    writer: Writer | None
 
     @property
     def repeatable(self) -> bool:
@@ -217,3 +203,47 @@ class Call:
     def forget_body(self) -> None:
         """It will not be sent again."""
         self.frames = NO_FRAMES
+
+
+def open_call(
+    sequence: int,
+    target: Target,
+    method: bytes,
+    frames: Sequence[Body],
+    size: int,
+    flags: int,
+    priority: int,
+    expires_at: float,
+    retries: int,
+    idempotent: bool | None,
+    ticket: int,
+) -> Call:
+    """A call that is not with any link yet."""
+    call = Call.__new__(Call)
+    call.sequence = sequence
+    call.target = target
+    call.method = method
+    call.frames = frames
+    call.size = size
+    call.flags = flags
+    call.priority = priority
+    call.expires_at = expires_at
+    call.retries = retries
+    call.idempotent = idempotent
+    call.ticket = ticket
+    call.state = UNSENT
+    call.link = 0
+    call.credit = 0
+    call.attempts = 0
+    call.retry_at = 0.0
+    call.retry_code = 0
+    call.sent_at = 0.0
+    call.touched = False
+    call.maybe_executed = False
+    call.reader = None
+    call.writer = None
+    call.reply = None
+    call.error = None
+    call.last_error = None
+    call.handle = None
+    return call

@@ -1,6 +1,6 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
 import cython
-from mesh.client.calls cimport Call, Reader, Target, Writer
+from mesh.client.calls cimport Call, Reader, Target, Writer, open_call
 from mesh.client.links cimport Link, Links
 from mesh.client.timers cimport Timers
 from mesh.protocol.messages cimport Message, make
@@ -30,6 +30,8 @@ cdef class ClientCore:
     cdef public long long _max_body
     cdef public dict _body_limits
     cdef public double _max_timeout
+    cdef public long long _retries
+    cdef readonly double timeout
 
     @cython.locals(found=Link)
     cpdef receive(self, long long link, Message message, double now)
@@ -44,6 +46,7 @@ cdef class ClientCore:
     @cython.locals(link=Link)
     cpdef _let_go(self, Call call)
     cpdef _end(self, Call call)
+    @cython.locals(call=Call)
     cpdef Call _asked(self, Link link, Message message)
     @cython.locals(call=Call)
     cpdef _on_final(self, Link link, Message message, double now)

@@ -30,6 +30,7 @@ from mesh.client.calls import (
     Reader,
     Target,
     Writer,
+    open_call,
 )
 from mesh.client.links import Link, Links
 from mesh.client.timers import Timers
@@ -105,6 +106,8 @@ class ClientCore:
         self._max_body = settings.max_body
         self._body_limits: dict[str, int] = {}
         self._max_timeout = settings.max_timeout
+        self._retries = settings.retries
+        self.timeout = settings.timeout
         self._rng = rng
         fields = {"capabilities": 0, "heartbeat": settings.heartbeat, **(hello or {})}
         greeting = Message(HELLO, incarnation=incarnation, frames=[payload.encode(fields)])
@@ -268,7 +271,7 @@ class ClientCore:
         self._last_sequence = sequence = self._last_sequence + 1
         if expires_at > now + self._max_timeout:
             expires_at = now + self._max_timeout
-        call = Call(
+        call = open_call(
             sequence,
             target,
             method,
@@ -277,7 +280,7 @@ class ClientCore:
             flags,
             priority,
             expires_at,
-            self.settings.retries if retries is None else retries,
+            self._retries if retries is None else retries,
             idempotent,
             ticket,
         )

@@ -127,7 +127,7 @@ class Driver:
             if self._leader is None and now - self.wire.turned_at > IDLE:
                 # Nobody has listened: hear of lost connections and drains before sending.
                 self._turn()
-            return base.begin(self.core, options, target, frame, now=now, flags=flags)
+            return base.begin(self.core, options, target, frame, now, flags)
 
     def turn(self) -> None:
         """Send and receive what can be, without waiting."""

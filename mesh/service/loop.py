@@ -184,8 +184,9 @@ class LoopRunner:
                     post(failure(request, error))
                 continue
             running.set(request)
+            method: Any = request.target
             try:
-                stream = self._stream(request, request.target)
+                stream = self._stream(request, method)
                 result = await self._drive(stream, copy_context(), request)
             except GeneratorExit:
                 raise
