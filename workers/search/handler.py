@@ -72,7 +72,7 @@ class SearchHandler:
     def _declare(self, name: str, version: str) -> Service:
         service = Service(name, version=version)
         service.facts["store"] = {**self.engine.identity(), "host": socket.gethostname()}
-        service.lane("", capacity=WINDOWS[""], execute=self.answer)
+        service.lane("", capacity=WINDOWS[""], execute=self.answer, inline=True)
         service.lane(SCAN, capacity=WINDOWS[SCAN])
         service.lane(WRITER, capacity=0, execute=self.execute)
         service.lane(SWEEP, capacity=0)
