@@ -11,7 +11,8 @@ arrived together is planned, its operations run as one, and each call gets its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -75,6 +76,15 @@ def _plan(method: Any, args: list[Any], kwargs: dict[str, Any]) -> Act[OpT] | Ca
         return error
     except TypeError as error:
         return InvalidArgument(method.refuses(args, kwargs) or str(error))
+
+
+def misfit(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Why `function` does not take these arguments; empty if it does."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def operations(planned: Planned[OpT]) -> list[OpT]:

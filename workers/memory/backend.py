@@ -1,7 +1,6 @@
 """The interface of a store: a list of operations goes in, a list of results comes out.
 
-An operation is a verb of `view.View` or `change.Change` with its arguments, checked already: keys
-are octets, values packed, times Unix milliseconds. One contract holds for every backend, tested by
+Operations are those of `operations`. One contract holds for every backend, tested by
 one suite; where an engine cannot keep it, `Capabilities` says so and `docs/memory.md` what then
 holds instead.
 """
@@ -9,58 +8,15 @@ holds instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workers.memory.locks import Event
-
-READS = frozenset(("get", "get_many", "exists", "ttl", "scan", "lock_info", "stats"))
-# What needs room: refused when nothing can be given up for it.
-GROWS = frozenset(("set", "set_many", "increment", "batch"))
+from workers.memory.operations import GROWS as GROWS
+from workers.memory.operations import READS as READS
+from workers.memory.operations import Op as Op
 
 Watch = Callable[[list[Event]], None]
-
-
-@dataclass(slots=True)
-class Op:
-    """One operation. `call` identifies the request and its content: one outcome for all repeats.
-
-    It is `(incarnation, sequence, digest)`; None for what may be repeated without harm.
-    """
-
-    verb: str
-    ns: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    call: tuple[int, int, bytes] | None = None
-
-    def parts(self) -> Sequence[Op]:
-        """The operations in it: `many` runs several, each of which succeeds or fails alone."""
-        found: Sequence[Op] = self.arguments["ops"] if self.verb == "many" else (self,)
-        return found
-
-    def grows(self) -> bool:
-        """Whether it needs room."""
-        if self.verb != "many":
-            return self.verb in GROWS
-        return any(op.verb in GROWS for op in self.parts())
-
-    def reads(self) -> bool:
-        """Whether it changes nothing."""
-        if self.verb != "many":
-            return self.verb in READS
-        return all(op.verb in READS for op in self.parts())
-
-    def octets(self) -> int:
-        """How much it may add: an upper bound, for making room before."""
-        if self.verb == "set":
-            return len(self.arguments["body"]) + 1024
-        if self.verb == "many":
-            return sum([op.octets() for op in self.parts()])
-        if self.verb == "set_many":
-            return sum(len(body) + 1024 for _, body in self.arguments["items"])
-        if self.verb == "batch":
-            return sum(len(step.get("body", b"")) + 1024 for _, step in self.arguments["steps"])
-        return 1024 if self.verb in GROWS else 0
 
 
 @dataclass(slots=True, frozen=True)

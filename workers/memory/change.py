@@ -365,7 +365,9 @@ class Change(Locks):
         old_cost = 0 if old is None else old.cost(slot)
         if space.quota and space.octets + cost - old_cost > space.quota and cost > old_cost:
             raise _over_quota(space)
-        entry.version = self._next_version()
+        totals = self._totals
+        totals.version += 1
+        entry.version = totals.version
         if old is None or (old.expire_at, old.tags) != (entry.expire_at, entry.tags):
             if old is not None:
                 self._unindex(slot, old)
@@ -377,11 +379,13 @@ class Change(Locks):
         space.entries += old is None
         space.octets += cost - old_cost
         space.changed = True
-        self._totals.entries += old is None
-        self._totals.octets += cost - old_cost
-        self.drop_lock(slot_of(space, FILL + slot[4:]))
+        totals.entries += old is None
+        totals.octets += cost - old_cost
+        key = slot[4:]
+        if self._any_locks:
+            self.drop_lock(slot_of(space, FILL + key))
         self.effects.append((slot, cost, entry.expire_at))
-        self.events.append((space.name, slot[4:], SET, entry.version))
+        self.events.append((space.name, key, SET, entry.version))
         return entry.version
 
     def _remove(self, space: Space, slot: bytes, why: str) -> bool:

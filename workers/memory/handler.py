@@ -68,7 +68,16 @@ from mesh.errors import InvalidArgument
 from mesh.protocol import memory as limits
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
 from mesh.service.lanes import Job
-from workers.acts import Act, Planned, finish, finish_each, operations, plan_all, requests
+from workers.acts import (
+    Act,
+    Planned,
+    finish,
+    finish_each,
+    misfit,
+    operations,
+    plan_all,
+    requests,
+)  # fmt: skip
 from workers.memory.backend import Backend, Op
 from workers.memory.verbs import Verbs
 from workers.memory.watching import Hub, stream
@@ -172,7 +181,8 @@ class MemoryHandler:
         try:
             return build(*args, **(kwargs or {}))
         except TypeError as error:
-            raise InvalidArgument(f"at_writer: {verb}: {error}") from None
+            why = misfit(build, args, kwargs or {}) or error
+            raise InvalidArgument(f"at_writer: {verb}: {why}") from None
 
     # ---------------------------------------------------------------- writing
 

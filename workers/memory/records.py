@@ -29,15 +29,22 @@ ENTRY_OVERHEAD = 320
 INDEX_OVERHEAD = 48
 
 
-@dataclass(slots=True)
 class Entry:
     """A value with what is known about it. `body` is MessagePack. Times in ms, 0 for never."""
 
-    version: int
-    expire_at: int
-    fresh_until: int
-    tags: tuple[str, ...]
-    body: bytes
+    __slots__ = ("body", "expire_at", "fresh_until", "tags", "version")
+
+    def __init__(
+        self, version: int, expire_at: int, fresh_until: int, tags: tuple[str, ...], body: bytes
+    ) -> None:
+        self.version = version
+        self.expire_at = expire_at
+        self.fresh_until = fresh_until
+        self.tags = tags
+        self.body = body
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and (self.pack(), self.tags) == (other.pack(), other.tags)
 
     def ends_at(self, stale: bool) -> int:
         """When a reader no longer gets it: `stale` readers take it until it expires."""
@@ -92,20 +99,33 @@ def read_entry(key: bytes, record: bytes) -> Entry:
         raise DataCorrupted(f"the record of key {key!r} is damaged: {error}") from None
 
 
-@dataclass(slots=True)
 class Space:
     """A namespace. Its entries lie under `number`; emptying it gives it another one.
 
     `relaxed`: writes are acknowledged before they are on disk. `quota` in octets, 0 for none.
     """
 
-    name: str
-    number: int
-    relaxed: bool = False
-    entries: int = 0
-    octets: int = 0
-    quota: int = 0
-    changed: bool = False
+    __slots__ = ("changed", "entries", "name", "number", "octets", "quota", "relaxed")
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        relaxed: bool = False,
+        entries: int = 0,
+        octets: int = 0,
+        quota: int = 0,
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.relaxed = relaxed
+        self.entries = entries
+        self.octets = octets
+        self.quota = quota
+        self.changed = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Space) and (self.name, self.pack()) == (other.name, other.pack())
 
     def pack(self) -> bytes:
         """The record."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from mesh.errors import CallError, StoreFull
-from workers.memory.backend import Op
 from workers.memory.cache import Cache
 from workers.memory.change import Change
 from workers.memory.locks import Event
+from workers.memory.operations import Op
 from workers.memory.tables import Tables
 from workers.memory.view import Totals, View, slot_of
 
 # Expired and void entries cleared along with each batch; it bounds what a batch waits for.
 TIDY = 64
-
-Once = Callable[[Op, Callable[[], Any]], Any]
 
 
 @dataclass(slots=True)
@@ -39,14 +37,33 @@ class Ran:
     totals: Totals = field(default_factory=Totals)
 
 
+class Repeats(Protocol):
+    """What is known of requests that were done before."""
+
+    def recall(self, op: Op) -> tuple[Any] | None:
+        """The result of an operation that was done, in a tuple; None if it may be done now.
+
+        Raises CallError: neither.
+        """
+
+    def remember(self, op: Op, result: Any) -> None:
+        """It was done."""
+
+
 def run_changes(
-    tables: Tables, ops: Sequence[Op], now: int, cache: Cache, once: Once, tidy: int = TIDY
+    tables: Tables,
+    ops: Sequence[Op],
+    now: int,
+    cache: Cache,
+    repeats: Repeats | None = None,
+    tidy: int = TIDY,
 ) -> Ran:
-    """Run `ops` in order. `once` guards those that must not be repeated."""
+    """Run `ops` in order; what `repeats` knows is not done again."""
     ran = Ran()
     change = Change(tables, now)
     ran.effects, ran.events = change.effects, change.events
-    incoming = sum(op.octets() for op in ops)
+    results = ran.results
+    incoming = sum([op.octets() for op in ops])
     room = not incoming or cache.make_room(change, incoming)
     for op in ops:
         try:
@@ -55,13 +72,24 @@ def run_changes(
                     f"the cache holds its {cache.capacity:,} octets and nothing may be evicted; "
                     "delete something, give entries a ttl, or raise cache_size"
                 )
-            ran.results.append(once(op, lambda op=op: run(change, op)))  # type: ignore[misc]
+            results.append(_once(change, op, repeats))
         except CallError as error:
-            ran.results.append(error)
+            results.append(error)
     ran.tidied = change.tidy(tidy)
     change.close()
     ran.totals = change.totals()
     return ran
+
+
+def _once(change: Change, op: Op, repeats: Repeats | None) -> Any:
+    if repeats is None or op.call is None or op.reads():
+        return run(change, op)
+    known = repeats.recall(op)
+    if known is not None:
+        return known[0]
+    result = run(change, op)
+    repeats.remember(op, result)
+    return result
 
 
 def run(view: View, op: Op) -> Any:

@@ -13,7 +13,7 @@ from mesh.errors import InvalidArgument
 from mesh.protocol import memory as limits
 from mesh.protocol import payload
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
-from workers.acts import Act, packed_body, same
+from workers.acts import Act, misfit, packed_body, same
 from workers.memory.backend import Op
 from workers.memory.records import Entry, Lock
 
@@ -326,10 +326,12 @@ class Verbs:
             raise InvalidArgument(f"{where} is not [verb, arguments, keyword arguments]")
         if packed and verb in ("set", "get"):
             kwargs = {**kwargs, "packed": True}
+        build, kwargs = getattr(self, verb), {**kwargs, "ns": ns}
         try:
-            act: Act[Op] = getattr(self, verb)(*args, **{**kwargs, "ns": ns})
+            act: Act[Op] = build(*args, **kwargs)
         except TypeError as error:
-            raise InvalidArgument(f"{where}: {error}") from None
+            why = misfit(build, args, kwargs) or error
+            raise InvalidArgument(f"{where}: {why}") from None
         return act
 
     # ---------------------------------------------------------------- locks, reservations

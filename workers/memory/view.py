@@ -54,14 +54,18 @@ class Sweep:
         return packed
 
 
-@dataclass(slots=True)
 class Totals:
     """Of the whole store: the last version given, entries, octets, the last namespace number."""
 
-    version: int = 0
-    entries: int = 0
-    octets: int = 0
-    spaces: int = 0
+    __slots__ = ("entries", "octets", "spaces", "version")
+
+    def __init__(
+        self, version: int = 0, entries: int = 0, octets: int = 0, spaces: int = 0
+    ) -> None:
+        self.version = version
+        self.entries = entries
+        self.octets = octets
+        self.spaces = spaces
 
     def pack(self) -> bytes:
         """The record."""
@@ -190,10 +194,12 @@ class View:
 
     def space(self, ns: str) -> Space | None:
         """The namespace called `ns`, if anything was ever written to it."""
-        if ns not in self._spaces:
+        try:
+            return self._spaces[ns]
+        except KeyError:
             record = self.tables.get(SPACES, NAME + ns.encode())
-            self._spaces[ns] = None if record is None else read_space(ns, record)
-        return self._spaces[ns]
+            found = self._spaces[ns] = None if record is None else read_space(ns, record)
+            return found
 
     def space_at(self, slot: bytes) -> Space | None:
         """The namespace that `slot` lies in; None if it has been emptied since."""

@@ -32,8 +32,8 @@ from workers.storage.records import (
     read_head,
 )
 from workers.storage.view import DIGEST, DIGESTS, Tables, View
-from workers.store.tables import Change as StoreChange
 from workers.store.expiry import ExpiryIndex
+from workers.store.tables import Change as StoreChange
 
 GRACE: Final = 60_000
 """Milliseconds for which content outlives its object, for those who are reading it."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import lmdb
 
-from mesh.errors import DataCorrupted, InvalidArgument, StoreError, StoreFull
+from mesh.errors import DataCorrupted, StoreError, StoreFull
 from mesh.protocol.storage import PART, part_digest
 from workers.storage.change import GRACE, Change
 from workers.storage.files import Files

@@ -14,7 +14,7 @@ from mesh.errors import InvalidArgument
 from mesh.protocol import payload
 from mesh.protocol import storage as limits
 from mesh.protocol.storage import DEFAULT_BUCKET as DEFAULT
-from workers.acts import Act, packed_body, same
+from workers.acts import Act, misfit, packed_body, same
 from workers.storage.operations import Op
 from workers.storage.records import OBJECT, Content, Entry, facts
 from workers.store.dedup import digest
@@ -267,11 +267,13 @@ class Verbs:
             raise InvalidArgument(
                 f"steps[{number}]: what must hold before is said once, in conditions"
             )
-        extra = {"packed": packed} if verb == "put" else {}
+        extra: dict[str, Any] = {"packed": packed} if verb == "put" else {}
+        build = getattr(self, verb)
         try:
-            act: Act[Op] = getattr(self, verb)(*args, **kwargs, **extra, bucket=bucket)
+            act: Act[Op] = build(*args, **kwargs, **extra, bucket=bucket)
         except TypeError as error:
-            raise InvalidArgument(f"steps[{number}]: {error}") from None
+            why = misfit(build, args, {**kwargs, **extra, "bucket": bucket}) or error
+            raise InvalidArgument(f"steps[{number}]: {why}") from None
         return act
 
     def copy(

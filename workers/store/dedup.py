@@ -139,9 +139,7 @@ class Dedup:
             self.remember(change, session, sequence, content, outcome)
         return outcome
 
-    def recall(
-        self, change: Change, session: int, sequence: int, content: bytes
-    ) -> bytes | None:
+    def recall(self, change: Change, session: int, sequence: int, content: bytes) -> bytes | None:
         """The outcome of a request that was done; None of one that was not, and may be done now.
 
         `once` in two steps: what was done is told to `remember`, in the same change.

@@ -19,13 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import ConfigError, InvalidArgument, KeyReused, StoreBusy, StoreError, StoreFull
+from mesh.errors import ConfigError, InvalidArgument, StoreBusy, StoreError, StoreFull
 from mesh.protocol.memory import MAX_VALUE
-from workers.memory import hits, outcomes
+from workers.memory import hits
 from workers.memory.backend import READS, Capabilities, Op, Watch
 from workers.memory.backends.lmdbtables import NAMES, LmdbTables
 from workers.memory.cache import Cache
 from workers.memory.records import read_entry
+from workers.memory.repeats import Recent, Recorded
 from workers.memory.running import COUNTED, Ran, Tally, run_changes, run_reads
 from workers.memory.statistics import Statistics
 from workers.memory.tables import ENTRIES, OverlayTables, Tables
@@ -48,7 +49,6 @@ HEAR_EVERY = 0.01
 # How much is written from one look at the pages that are really in use to the next. A commit of
 # next to nothing counts as a sixteenth of it.
 OBSERVE_AFTER = 256 * 1024
-RECENT = 16_384
 
 
 class LmdbBackend:
@@ -94,7 +94,7 @@ class LmdbBackend:
         self._committed = False
         self._unobserved = OBSERVE_AFTER
         self._heard_at = 0.0
-        self._recent: dict[tuple[int, int], tuple[bytes, Any]] = {}
+        self._recent = Recent()
         # Read on the I/O thread, emptied by whoever writes.
         self._tallying = threading.Lock()
 
@@ -215,7 +215,7 @@ class LmdbBackend:
                 return [error] * len(ops)
         now = self._clock()
         with self._reading(overlay=True) as tables:
-            ran = run_changes(tables, ops, now, self.cache, self._once_relaxed, 0)
+            ran = run_changes(tables, ops, now, self.cache, self._recent, 0)
             self._note(ran, ops, tables)
         if self._overlay and not self._flush_at:
             self._flush_at = now + RELAXED_TTL
@@ -225,7 +225,7 @@ class LmdbBackend:
         """Write what is relaxed, then run `ops`: one transaction. What kept it from that, if so."""
         now = self._clock()
         found: Ran | None = None
-        overlay = self._overlay
+        overlay, records = self._overlay, self._dedup
 
         def run(change: StoreChange) -> None:
             nonlocal found
@@ -233,7 +233,8 @@ class LmdbBackend:
             if overlay:
                 overlay.pour(tables)
             self.cache.refill = lambda: self._adopt(tables)
-            found = run_changes(tables, ops, now, self.cache, self._once(change), tidy)
+            known = None if records is None else Recorded(records, change)
+            found = run_changes(tables, ops, now, self.cache, known, tidy)
             self._unobserved += OBSERVE_AFTER // 16 + change.written
             if self._unobserved > min(OBSERVE_AFTER, self._cache_size // 64):
                 self._unobserved = 0
@@ -259,41 +260,6 @@ class LmdbBackend:
             return None
         outcome = self._commit((), 0)
         return outcome if isinstance(outcome, Exception) else None
-
-    def _once(self, change: StoreChange) -> Callable[[Op, Callable[[], Any]], Any]:
-        """Guards requests by records in the same transaction."""
-        records = self._dedup
-
-        def once(op: Op, job: Callable[[], Any]) -> Any:
-            if op.call is None or records is None or op.reads():
-                return job()
-            results: list[Any] = []
-
-            def run(_: StoreChange) -> bytes:
-                results.append(job())
-                return outcomes.pack(results[0])
-
-            session, sequence, digest = op.call
-            packed = records.once(change, run, session=session, sequence=sequence, content=digest)
-            return results[0] if results else outcomes.unpack(packed)
-
-        return once
-
-    def _once_relaxed(self, op: Op, job: Callable[[], Any]) -> Any:
-        """Guards requests by what this process remembers: a crash loses it, as it loses them."""
-        if op.call is None or op.reads():
-            return job()
-        session, sequence, digest = op.call
-        known = self._recent.get((session, sequence))
-        if known is not None:
-            if known[0] != digest:
-                raise KeyReused(f"request {session:x}-{sequence} was used before, for another call")
-            return known[1]
-        result = job()
-        self._recent[session, sequence] = (digest, result)
-        if len(self._recent) > RECENT:
-            del self._recent[next(iter(self._recent))]
-        return result
 
     def _note(self, ran: Ran, ops: Sequence[Op], tables: Tables) -> None:
         """What was done is kept: tell the policy, the counters and those who watch."""

@@ -48,7 +48,7 @@ class MemoryBackend:
     def execute(self, ops: Sequence[Op]) -> list[Any]:
         """Run any operations."""
         with self._lock:
-            ran = run_changes(self._tables, ops, self._clock(), self._cache, lambda op, job: job())
+            ran = run_changes(self._tables, ops, self._clock(), self._cache)
             view = run_reads(self._tables, (), self._clock())[1]
             self._tally.note(view, ops, ran.results)
             self._cache.settle(ran.effects)
@@ -74,9 +74,7 @@ class MemoryBackend:
     def tick(self) -> bool:
         """Clear what has expired."""
         with self._lock:
-            ran = run_changes(
-                self._tables, (), self._clock(), self._cache, lambda op, job: job(), 1000
-            )
+            ran = run_changes(self._tables, (), self._clock(), self._cache, tidy=1000)
             self._cache.settle(ran.effects)
             self._statistics.add_events(ran.events)
         if ran.events:

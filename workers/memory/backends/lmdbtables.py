@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from workers.memory.tables import EXPIRY, TABLES, TAGS
-from workers.store import INDEX, PLAIN, Table, View
+from workers.store import INDEX, PLAIN
+from workers.store.tables import Table, View
 
 NAMES = {name: INDEX if number in (EXPIRY, TAGS) else PLAIN for number, name in enumerate(TABLES)}
 # An index table wants a value, though the keys say everything.
@@ -20,7 +21,7 @@ class LmdbTables:
 
     def __init__(self, at: View, handles: Sequence[Table]) -> None:
         self._at: Any = at
-        self._handles = handles
+        self._handles = list(handles)
 
     def get(self, table: int, key: bytes) -> bytes | None:
         """The value of `key`."""

@@ -1,0 +1,15 @@
+# Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
+import cython
+
+cdef class S3Fifo:
+    cdef public object capacity
+    cdef public object small
+    cdef public object main
+    cdef public set ghosts
+    cdef public set old_ghosts
+    cdef public long long small_size
+    cdef public long long main_size
+    cdef public long long ghost_size
+
+    cpdef insert(self, bytes key, long long size, expire_at=*)
+    cpdef hit(self, bytes key)
