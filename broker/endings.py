@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker.state import ACTIVE, Call, Lane, Worker, body_size
+from broker.state import ACTIVE, Call, Lane, Worker, body_size, open_call
 from mesh import errors
 from mesh.protocol import payload
 from mesh.protocol.mdp import NATIVE
@@ -218,7 +218,7 @@ def _take_from(router: Router, worker: Worker, call: Call, reason: str, now: flo
     message = call.message
     if call.ended or call.started or not call.idempotent or seat is None or message is None:
         return False
-    owed = Call(call.client, call.lane, message, call.sequence, 0, True, now, now)
+    owed = open_call(call.client, call.lane, message, call.sequence, 0, True, now, now)
     owed.seat, owed.tag, owed.ended, owed.message = seat, call.tag, True, None
     worker.calls[call.tag] = owed
     stop(router, owed, worker)

@@ -20,11 +20,15 @@ cdef class CreditPool:
     cdef public list _buckets
     cdef public Py_ssize_t _top
     cdef public Py_ssize_t size
-    @cython.locals(free=Py_ssize_t, buckets=list)
+    @cython.locals(free=Py_ssize_t)
     cpdef put(self, Seat seat)
     cpdef discard(self, Seat seat)
-    @cython.locals(top=Py_ssize_t, below=Py_ssize_t, seat=Seat)
+    @cython.locals(top=Py_ssize_t, last=Seat, seat=Seat)
     cpdef Seat take(self)
+    @cython.locals(last=Seat, first=Seat)
+    cpdef _link(self, Seat seat, Py_ssize_t bucket)
+    @cython.locals(before=Seat, after=Seat)
+    cpdef _unlink(self, Seat seat)
     @cython.locals(top=Py_ssize_t, buckets=list)
     cpdef _settle(self)
 

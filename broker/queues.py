@@ -118,28 +118,22 @@ class CreditPool:
     __slots__ = ("_buckets", "_top", "size")
 
     def __init__(self) -> None:
-        self._buckets: list[OrderedDict[Seat, None]] = [OrderedDict()]
+        # The last seat of each bucket, None where it is empty. The seats of one form a ring.
+        self._buckets: list[Seat | None] = [None]
         self._top = 0
         self.size = 0
 
     def put(self, seat: Seat) -> None:
         """Hold `seat` at its present free credit; one without credit is left out."""
-        free = seat.window - seat.in_flight
-        if seat.bucket >= 0:
-            if seat.bucket == free:
-                return
-            del self._buckets[seat.bucket][seat]
-            self.size -= 1
-        if free <= 0:
-            seat.bucket = -1
-            self._settle()
+        free = max(0, seat.window - seat.in_flight)
+        if seat.bucket == (free or -1):
             return
-        buckets = self._buckets
-        while free >= len(buckets):
-            buckets.append(OrderedDict())
-        buckets[free][seat] = None
-        seat.bucket = free
-        self.size += 1
+        if seat.bucket >= 0:
+            self._unlink(seat)
+        if free:
+            while free >= len(self._buckets):
+                self._buckets.append(None)
+            self._link(seat, free)
         if free > self._top:
             self._top = free
         else:
@@ -147,42 +141,66 @@ class CreditPool:
 
     def discard(self, seat: Seat) -> None:
         if seat.bucket >= 0:
-            del self._buckets[seat.bucket][seat]
-            seat.bucket = -1
-            self.size -= 1
+            self._unlink(seat)
             self._settle()
 
     def take(self) -> Seat | None:
         """The seat with the most free credit, counted one request fuller; None if there is none."""
-        if not self.size:
-            return None
         top = self._top
-        seat, _ = self._buckets[top].popitem(last=False)
+        last = self._buckets[top]
+        if last is None:
+            return None
+        seat = last.after
+        assert seat is not None
+        self._unlink(seat)
         seat.in_flight += 1
-        below = top - 1
-        if below:
-            self._buckets[below][seat] = None
-            seat.bucket = below
-        else:
-            seat.bucket = -1
-            self.size -= 1
-        if not self._buckets[top]:
-            self._top = below
-            if below and not self._buckets[below]:
-                self._settle()
+        if top > 1:
+            self._link(seat, top - 1)
+        self._settle()
         return seat
+
+    def _link(self, seat: Seat, bucket: int) -> None:
+        """Let `seat` be the last of `bucket`."""
+        last = self._buckets[bucket]
+        if last is None:
+            seat.before = seat.after = seat
+        else:
+            first = last.after
+            assert first is not None
+            seat.before, seat.after = last, first
+            last.after = first.before = seat
+        self._buckets[bucket] = seat
+        seat.bucket = bucket
+        self.size += 1
+
+    def _unlink(self, seat: Seat) -> None:
+        before, after = seat.before, seat.after
+        assert before is not None
+        assert after is not None
+        if before is seat:
+            self._buckets[seat.bucket] = None
+        else:
+            before.after, after.before = after, before
+            if self._buckets[seat.bucket] is seat:
+                self._buckets[seat.bucket] = before
+        seat.before = seat.after = None
+        seat.bucket = -1
+        self.size -= 1
 
     def _settle(self) -> None:
         """Lower the top to an occupied bucket. Amortized: only `put` raises it."""
         top = self._top
         buckets = self._buckets
-        while top and not buckets[top]:
+        while top and buckets[top] is None:
             top -= 1
         self._top = top
 
     def __iter__(self) -> Iterator[Seat]:
-        for bucket in self._buckets:
-            yield from bucket
+        for last in self._buckets:
+            seat = last.after if last is not None else None
+            while seat is not None:
+                yield seat
+                seat = seat.after if seat is not last else None
 
 
 class ExpiryWheel:
@@ -211,7 +229,8 @@ class ExpiryWheel:
     def discard(self, call: Call) -> None:
         number = call.wheel_slot
         if number >= 0:
-            self._slots[number].pop(call, None)
+            slot = self._slots[number]
+            slot.pop(call, None)
             call.wheel_slot = -1
 
     def due(self, now: float) -> list[Call]:

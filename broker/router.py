@@ -27,7 +27,7 @@ What every request needs is here; the other rules stand beside it, as functions 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from broker import admission, endings, membership, registration, streams
@@ -44,6 +44,7 @@ from broker.state import (
     Service,
     Worker,
     body_size,
+    open_call,
 )
 from mesh import errors
 from mesh.protocol.mdp import NATIVE
@@ -67,6 +68,7 @@ from mesh.protocol.messages import (
     STARTED,
     STREAM,
     WELCOME,
+    Body,
     Message,
 )
 
@@ -105,8 +107,6 @@ class Router:
         self._watched_at = 0.0
         self.paused: dict[Worker, float] = {}
         self._handlers: dict[int, Callable[[bytes, Message, float], None]] = {
-            REQUEST: self._on_request,
-            FINAL: self._on_final,
             PARTIAL: self._on_partial,
             ERROR: self._on_error,
             CREDIT: partial(streams.credit, self),
@@ -129,7 +129,33 @@ class Router:
         if self.expelled and peer in self.expelled:
             self.count("dropped:expelled")
             return
-        self._handlers[message.command](peer, message, now)
+        command = message.command
+        if command == REQUEST:
+            self._on_request(peer, message, now)
+        elif command == FINAL:
+            self._on_final(peer, message, now)
+        else:
+            self._handlers[command](peer, message, now)
+
+    def receive_native(
+        self, found: Sequence[tuple[bytes, Message | list[Body]]], start: int, now: float
+    ) -> int:
+        """Take in what was found, from `start` on, until something is no native message.
+
+        How much of `found` is dealt with.
+        """
+        for index in range(start, len(found)):
+            peer, received = found[index]
+            if type(received) is not Message:
+                return index
+            message = received
+            if message.command == REQUEST and not message.sequence:
+                self.count("dropped:no_request_id")
+                continue
+            if message.command == READY:
+                message.code = NATIVE
+            self.receive(peer, message, now)
+        return len(found)
 
     def lost(self, peer: bytes, now: float) -> None:
         """`peer` is gone: nothing sent to it arrives, nothing more comes from it."""
@@ -310,9 +336,10 @@ class Router:
             return
         idempotent = bool(message.flags & IDEMPOTENT) or (method is not None and method.idempotent)
         size += OVERHEAD
-        call = Call(client, lane, message, sequence, size, idempotent, now + timeout, now)
+        call = open_call(client, lane, message, sequence, size, idempotent, now + timeout, now)
         call.method = method
-        if queue.length or not lane.pool.size:
+        pool = lane.pool
+        if queue.length or not pool.size:
             if not self._may_wait(call, timeout):
                 return
             self._open(call)
@@ -324,7 +351,7 @@ class Router:
             return
         self._open(call)
         self.wheel.add(call, call.expires_at)
-        seat = lane.pool.take()
+        seat = pool.take()
         if seat is not None:
             self._give(call, seat, now)
 
@@ -414,8 +441,10 @@ class Router:
             if worker.probing:
                 membership.seat_probe(self, worker, now)
                 return
-            lane.pool.put(seat)
-            if lane.queue.length:
+            pool = lane.pool
+            pool.put(seat)
+            queue = lane.queue
+            if queue.length:
                 self.dispatch(lane, now)
 
     def _take_back(self, worker: Worker, call: Call, now: float) -> None:

@@ -25,7 +25,6 @@ from broker.router import Router
 from mesh import transport
 from mesh.errors import ConfigError, ProtocolError
 from mesh.protocol import mdp, native
-from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import (
     CAPACITY,
     FINAL,
@@ -291,24 +290,28 @@ class Server:
         forms = self._forms
         prefix = port.prefix
         refused = port.refused
-        for name, received in found:
+        done = 0
+        while done < len(found):
+            if not forms and not prefix and not refused:  # the common case
+                done = router.receive_native(found, done, now)
+                if done == len(found):
+                    return
+            name, received = found[done]
+            done += 1
             peer = prefix + name if prefix else name
             if type(received) is Message and not (forms and peer in forms):
-                message = received
-                if message.command == REQUEST and not message.sequence:
-                    router.count("dropped:no_request_id")
-                    continue
-                if message.command == READY:
-                    message.code = NATIVE
-            else:
-                translated = self._receive_mdp(peer, name, received)
-                if translated is None:
-                    continue
-                message = translated
+                if refused and received.command in refused:
+                    router.wrong_endpoint(peer, port.other_role, now)
+                else:
+                    router.receive_native([(peer, received)], 0, now)
+                continue
+            message = self._receive_mdp(peer, name, received)
+            if message is None:
+                continue
             if refused and message.command in refused:
                 router.wrong_endpoint(peer, port.other_role, now)
-                continue
-            router.receive(peer, message, now)
+            else:
+                router.receive(peer, message, now)
 
     def _receive_mdp(
         self, peer: bytes, name: bytes, received: Message | list[Body]

@@ -1,4 +1,5 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
+import cython
 from mesh.monitoring.histogram cimport Histogram, Latency
 from mesh.protocol.messages cimport Message
 
@@ -69,6 +70,8 @@ cdef class Seat:
     cdef public Py_ssize_t window
     cdef public Py_ssize_t in_flight
     cdef public Py_ssize_t bucket
+    cdef public Seat before
+    cdef public Seat after
 
 cdef class Lane:
     cdef public Service service
@@ -104,4 +107,7 @@ cdef class Service:
     cdef public double last_success_at
     cdef public Worker last_success_worker
 
-cpdef body_size(frames)
+@cython.locals(call=Call)
+cpdef Call open_call(Client client, Lane lane, Message message, object sequence, long long size, bint idempotent, double expires_at, double now)
+
+cpdef long long body_size(frames)

@@ -113,40 +113,67 @@ class Call:
         "wheel_slot",
     )
 
-    def __init__(
-        self,
-        client: Client,
-        lane: Lane,
-        message: Message,
-        sequence: int,
-        size: int,
-        idempotent: bool,
-        expires_at: float,
-        now: float,
-    ) -> None:
-        self.client = client
-        self.lane = lane
-        self.message: Message | None = message
-        self.incarnation = message.incarnation
-        self.sequence = sequence
-        self.method: Method | None = None
-        self.flags = message.flags
-        self.priority = message.priority
-        self.size = size
-        self.idempotent = idempotent
-        self.expires_at = expires_at
-        self.queued_at = now
-        self.given_at = now
-        self.credit = message.credit
-        self.chunk_credit = 0
-        self.seat: Seat | None = None
-        self.tag = 0
-        self.losses = 0
-        self.started = False
-        self.ended = False
-        self.parts: list[Body] | None = None
-        self.end: Message | None = None
-        self.wheel_slot = -1
+    chunk_credit: int
+    client: Client
+    credit: int
+    end: Message | None
+    ended: bool
+    expires_at: float
+    flags: int
+    given_at: float
+    idempotent: bool
+    incarnation: int
+    lane: Lane
+    losses: int
+    message: Message | None
+    method: Method | None
+    parts: list[Body] | None
+    priority: int
+    queued_at: float
+    seat: Seat | None
+    sequence: int
+    size: int
+    started: bool
+    tag: int
+    wheel_slot: int
+
+
+def open_call(
+    client: Client,
+    lane: Lane,
+    message: Message,
+    sequence: int,
+    size: int,
+    idempotent: bool,
+    expires_at: float,
+    now: float,
+) -> Call:
+    """The call that `message` of `client` asks for."""
+    call = Call.__new__(Call)
+    call.client = client
+    call.lane = lane
+    call.message = message
+    call.incarnation = message.incarnation
+    call.sequence = sequence
+    call.method = None
+    call.flags = message.flags
+    call.priority = message.priority
+    call.size = size
+    call.idempotent = idempotent
+    call.expires_at = expires_at
+    call.queued_at = now
+    call.given_at = now
+    call.credit = message.credit
+    call.chunk_credit = 0
+    call.seat = None
+    call.tag = 0
+    call.losses = 0
+    call.started = False
+    call.ended = False
+    call.parts = None
+    call.end = None
+    call.wheel_slot = -1
+    return call
 
 
 @dataclass(slots=True)
@@ -224,10 +251,11 @@ class Worker:
 class Seat:
     """A worker in one lane: how many requests it wants in flight there, and how many it has.
 
-    `bucket` is where the lane's pool keeps it, -1 while the pool does not hold it.
+    `bucket` is where the lane's pool keeps it, between `before` and `after`; -1 while the pool does
+    not hold it.
     """
 
-    __slots__ = ("bucket", "in_flight", "lane", "window", "worker")
+    __slots__ = ("after", "before", "bucket", "in_flight", "lane", "window", "worker")
 
     def __init__(self, worker: Worker, lane: Lane, window: int) -> None:
         self.worker = worker
@@ -235,6 +263,8 @@ class Seat:
         self.window = window
         self.in_flight = 0
         self.bucket = -1
+        self.before: Seat | None = None
+        self.after: Seat | None = None
 
 
 class Lane:

@@ -45,8 +45,8 @@ class Connection:
 class AwaitedCall(Ending):
     """What `mesh.call(...)` gives: a coroutine by its protocol, which makes the call when awaited.
 
-    It then becomes the future that its task waits for, so a call takes one object where an `async def`
-    with a future takes three. Whoever stops to wait, by `throw` or `close`, cancels the call.
+    It then becomes the future that its task waits for, so a call takes one object where an
+    `async def` with a future takes three. Whoever stops waiting, by `throw` or `close`, cancels it.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.queues import CreditPool, ExpiryWheel, FairQueue
-from broker.state import Call, Client, Lane, Seat, Service, Worker
+from broker.state import Call, Client, Lane, Seat, Service, Worker, open_call
 from mesh.protocol.mdp import NATIVE
 from mesh.protocol.messages import PRIORITIES
 from tests.unit.broker.driver import request
@@ -21,7 +21,7 @@ CLIENTS = [Client(b"c%d" % number, NATIVE, 0.0) for number in range(3)]
 
 def call_of(client: int, sequence: int, priority: int = 2, at: float = 0.0) -> Call:
     message = request(sequence, priority=priority)
-    return Call(CLIENTS[client], LANE, message, sequence, 4, False, 0.0, at)
+    return open_call(CLIENTS[client], LANE, message, sequence, 4, False, 0.0, at)
 
 
 @given(
