@@ -157,6 +157,7 @@ def _methods(service: Service) -> dict[str, dict[str, Any]]:
             "latency": method.latency.snapshot(),
         }
         for name, method in busiest
+        if method.ended
     }
 
 
