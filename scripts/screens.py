@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from examples.wholemesh import CONFIG, port_near  # noqa: E402
 from mesh import connect  # noqa: E402
 from mesh.cli import history, status, top  # noqa: E402
+from mesh.settings import BUILT_IN  # noqa: E402
 from mesh.supervision import control, view  # noqa: E402
 
 WIDTH = 96
@@ -38,7 +39,7 @@ def main() -> None:
         port = port_near(8080)
         environment = {
             **os.environ,
-            "SAGE_MEMORY_DATA": f"{folder}/data",
+            **{f"SAGE_{name.upper()}_DATA": f"{folder}/{name}" for name in BUILT_IN},
             "SAGE_SERVICES_MEMORY_PROCESSES": "2",
             "SAGE_SERVICE_PORT": str(port),
             "PYTHONPATH": str(ROOT),
@@ -63,11 +64,13 @@ def draw_all(endpoint: str, run: Path) -> None:
 
     def call() -> None:
         with connect(endpoint) as mesh:
+            orders = mesh.storage.bucket("orders")
             number = 0
             while not ending.is_set():
                 number += 1
                 mesh.memory.set(f"session:{number % 1000}", {"n": number}, ttl=60)
                 mesh.memory.get(f"session:{number % 700}")
+                orders.put(f"order:{number % 1000}", {"item": "tea", "n": number})
                 mesh.options(retries=3, idempotent=True).call("cart.total", {"tea": 2})
 
     callers = [threading.Thread(target=call) for _ in range(4)]

@@ -98,11 +98,11 @@ def render(found: Sequence[Status]) -> Group:
         )
         if status.get("draining"):
             head.append(", draining", "cyan")
-        parts += [head, services_table(status), workers_table(status)]
+        parts += [head, Text(), services_table(status), Text(), workers_table(status)]
         counters = {k: v for k, v in _map(status.get("counters")).items() if v}
         if counters:
             shown = ", ".join(f"{clean(name)} {count(n)}" for name, n in sorted(counters.items()))
-            parts.append(Text.assemble(("counted: ", "dim"), shown))
+            parts += [Text(), Text.assemble(("counted: ", "dim"), shown)]
     return Group(*parts)
 
 

@@ -244,7 +244,10 @@ class Shell:
                 return {"error": f"{unknown!r} is nothing that can be asked"}
 
     def told(self, now: float) -> list[dict[str, Any]]:
-        """What runs: `name`, `role`, `state`, `pid`, `since` (s), `restarts`, `serves`, `last`."""
+        """What runs: `name`, `role`, `state`, `pid`, `since` (s), `restarts`, `serves`, `last`.
+
+        `restarts` are those of the child, and of the processes that it keeps running itself.
+        """
         found = []
         for member in list(self.core.members.values()):
             running = self._running.get(member.name)
@@ -256,8 +259,8 @@ class Shell:
                     "state": member.state,
                     "pid": running.pid if running is not None else None,
                     "since": round(now - member.since, 3),
-                    "restarts": member.restarts,
-                    "serves": facts.get("serves", []),
+                    "restarts": member.restarts + facts.get("restarts", 0),
+                    "serves": [text for text in facts.get("serves", []) if _serves_still(text)],
                     "last": facts.get("last", ""),
                 }
             )
@@ -322,10 +325,13 @@ class Shell:
             nonlocal seen
             self._tell({"event": "output", "process": name, "text": text})
             if text.startswith(plan.prefix):
-                facts["serves"].append(text.removeprefix(plan.prefix))
+                still = filter(_serves_still, facts["serves"])
+                facts["serves"] = [*still, text.removeprefix(plan.prefix)]
                 seen += 1
                 if seen == plan.count:
                     self._news.put(lambda now: self.core.became_ready(name, now))
+                elif seen > plan.count:
+                    facts["restarts"] = facts.get("restarts", 0) + 1
 
         process = Process(plan.command(name), env=broker_environment(), tell=line, apart=True)
         self._running[name] = process
@@ -353,3 +359,15 @@ class Shell:
                 member_facts = self._facts.setdefault(name, {})
                 member_facts["last"] = f"ended with {status}: " + "; ".join(event["last_lines"])
         self._tell(event)
+
+
+def _serves_still(text: str) -> bool:
+    """Whether the process that a line "serving ... pid=N" is about is there."""
+    _, mark, pid = text.rpartition("pid=")
+    if not mark or not pid.isdecimal():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,14 @@ def mesh(process: support.Start, config: Path, *words: str, timeout: float = 60.
     return child
 
 
+def told(process: support.Start, config: Path) -> list[dict[str, Any]]:
+    """What `ps` tells."""
+    members: list[dict[str, Any]] = json.loads(mesh(process, config, "ps", "--json").output())[
+        "members"
+    ]
+    return members
+
+
 class Load:
     """Callers that never stop; `failed` is what their calls raised."""
 
@@ -223,6 +232,10 @@ def test_a_writer_that_hangs_is_replaced(process: support.Start, config: Path) -
         m.memory.set("k", 2)
         assert m.memory.get("k") == 2
     up.expect(r"hangs; killing it", timeout=20)
+    up.expect_all(r"serving memory pid=", 3, timeout=20)
+    (shown,) = (m for m in told(process, config) if m["name"] == "memory")
+    assert shown["restarts"] == 1
+    assert len(shown["serves"]) == 2 and f"memory pid={writer}" not in shown["serves"]
     up.send_signal(signal.SIGINT)
     assert up.wait(timeout=30) == 0
 
