@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -198,9 +199,15 @@ class Shell:
         self._news: SimpleQueue[Callable[[float], None]] = SimpleQueue()
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; the exit code. To be called in the main thread."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {n: signal.signal(n, lambda *_: self._news.put(self.core.drain)) for n in numbers}
+        """Serve until SIGTERM or SIGINT; the exit code. To be called in the main thread.
+
+        On SIGHUP the brokers read their configuration again; if it says that the terminal is gone,
+        it is an end like the others.
+        """
+        on = dict.fromkeys((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self.core.drain)
+        if not any(map(os.isatty, range(3))):
+            on[signal.SIGHUP] = self._reload
+        before = {n: signal.signal(n, partial(self._signalled, on[n])) for n in on}
         announced = False
         try:
             while not self.core.done:
@@ -227,6 +234,15 @@ class Shell:
                 process.kill()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _signalled(self, then: Callable[[float], None], *_: object) -> None:
+        self._news.put(then)
+
+    def _reload(self, now: float) -> None:
+        for member in self.core.members.values():
+            if member.role == BROKER and member.state == "ready":
+                self._tell({"event": "reload", "process": member.name})
+                self._running[member.name].signal(signal.SIGHUP)
 
     def missing(self) -> list[str]:
         """Which children do not serve; from any thread."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mesh import connect
+from mesh import ServiceNotFound, connect
 from tests import support
 from tests.conftest import SOAK
 
@@ -74,6 +74,18 @@ def test_sigterm_drains_without_a_failed_call(process: support.Start, config: Pa
     for thread in threads:
         thread.join()
     assert broken == []
+
+
+def test_on_sighup_the_brokers_read_the_file_again(process: support.Start, config: Path) -> None:
+    up = start_up(process, config)
+    config.write_text(f"{config.read_text()}broker:\n  grace: 0.25\n")
+    up.send_signal(signal.SIGHUP)
+    up.expect(r"^broker-1 +\| reload$")
+    up.expect(r"^broker-1 +\|.* broker.grace")
+    with connect(endpoint(config), timeout=10.0) as m:
+        with pytest.raises(ServiceNotFound, match=r"waited 0\.25 s"):
+            m.options(retries=0).call("nobody.answers")
+        m.memory.set("k", 1)
 
 
 def test_a_killed_child_is_started_again(process: support.Start, config: Path) -> None:
