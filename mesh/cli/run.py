@@ -141,6 +141,7 @@ def detach(config: str | None, folder: str | None, timeout: float, output: Outpu
     """
     from mesh import settings
     from mesh.supervision import control, shell
+    from mesh.supervision.view import OWN
 
     where = shell.run_folder(settings.load(config).settings, folder).resolve()
     os.close(shell.claim(where))  # refuses if one runs already
@@ -161,8 +162,9 @@ def detach(config: str | None, folder: str | None, timeout: float, output: Outpu
     while True:
         status = child.poll()
         if status is not None:
-            last = log.read_bytes()[begun_at:].decode(errors="replace").splitlines()[-5:]
-            raise Failure(f"it has ended with status {status}: {'; '.join(last)}", f"see {log}")
+            said = log.read_bytes()[begun_at:].decode(errors="replace").splitlines()
+            own = [line.removeprefix(OWN) for line in said if " | " not in line or OWN in line]
+            raise Failure(f"it has ended with status {status}: {'; '.join(own[-2:])}", f"see {log}")
         with suppress(Failure):
             members = control.ask(where, {"do": "members"}, 1.0)["members"]
             if all(member["state"] == "ready" for member in members):

@@ -59,7 +59,8 @@ class Rollout:
 
 
 class Supervision:
-    """The state of all members. `status` is the exit code once `done`.
+    """The state of all members. `status` is the exit code once `done`; `guilty` is the member that
+    ended everything by not being able to start.
 
     `outcome` is None while a rollout goes on, else how the last one ended: empty if all were
     replaced, or why it was stopped.
@@ -77,6 +78,7 @@ class Supervision:
         self.members = {name: Member(name, role, name) for name, role in members}
         self.draining = False
         self.status = 0
+        self.guilty = ""
         self.rollout = Rollout()
         self.outcome: str | None = ""
         self._rng = rng
@@ -122,6 +124,7 @@ class Supervision:
         member.failures = 0 if stable else member.failures + 1
         if hopeless and not self._stood and not self.draining:
             self.status = 2
+            self.guilty = name
             self.drain(now)
         self._enter(member, "ended" if self.draining else "waiting", now)
         if self.draining:

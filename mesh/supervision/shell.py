@@ -228,6 +228,9 @@ class Shell:
                 except Empty:
                     continue
                 happened(time.monotonic())
+            if self.core.guilty:
+                last = self._facts[self.core.guilty].get("last", "")
+                self._tell({"event": "failed", "guilty": self.core.guilty, "last": last})
             return self.core.status
         finally:
             for process in self._running.values():

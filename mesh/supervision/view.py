@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Members = Callable[[float], list[dict[str, Any]]]
 
 REFRESH_EVERY = 1.0
+OWN = f"{'mesh':<9} | "
+"""What stands before a line that is not of a child."""
+
 _COLOURS = {"ready": "green", "starting": "cyan", "draining": "cyan", "waiting": "red"}
 
 
@@ -47,7 +50,8 @@ class View:
         if self._output.as_json:
             self._output.json(event)
             return
-        line = f"{event.get('process', 'mesh'):<9} | {clean(text_of(event))}"
+        before = f"{event['process']:<9} | " if "process" in event else OWN
+        line = before + clean(text_of(event))
         live = self._live
         if live is None:
             # One write: the children's readers share the output.
@@ -88,6 +92,8 @@ def text_of(event: dict[str, Any]) -> str:
         case "check":
             reasons = [f"{f['name']}: {f['text']} ({f['hint']})" for f in event["failing"]]
             return "; ".join(reasons) if reasons else "all that was checked is well again"
+        case "failed":
+            return f"{event['guilty']} cannot start: it {event['last']}"
         case "monitoring":
             return f"monitoring at {event['address']}"
         case other:

@@ -268,7 +268,8 @@ def test_a_mesh_that_cannot_start_detached_says_why(process: support.Start, tmp_
     config.write_text(f"services:\n  memory:\n    port: {support.free_port()}\n")
     child = mesh(process, config, "up", "--detach")
     assert child.returncode == 1
-    assert "status 2" in child.output() and "keeps its data in a directory" in child.output()
+    assert "memory cannot start: it ended with 78" in child.output()
+    assert "keeps its data in a directory" in child.output()
     for words in (("ps",), ("rollout",), ("down",)):
         child = mesh(process, config, *words)
         assert child.returncode == 1
