@@ -27,7 +27,7 @@ from workers.search.query.nodes import (
 )
 from workers.search.schema import parse
 from workers.search.text.analysis import phrase
-from workers.search.text.index import Position, Sort, TextReader, TextWriter
+from workers.search.text.index import Sort, TextReader, TextWriter
 
 SOAK = bool(os.environ.get("SAGE_SOAK"))
 SCHEMA: Final = parse(
@@ -200,8 +200,7 @@ def test_it_finds_what_plain_python_finds(
             found = opened.reader.search(node, limit=100)
             assert set(found.rows) == expected, node
             assert found.total == len(found.rows) == len(expected)
-            order = [(-score, row) for score, row in zip(found.scores, found.rows, strict=True)]
-            assert order == sorted(order)
+            assert found.scores == sorted(found.scores, reverse=True)
             rows = opened.reader.rows(node, 100)
             assert rows is not None and rows.tolist() == sorted(expected)
             for row in opened.documents:
@@ -229,12 +228,16 @@ def test_pages_are_the_whole_in_order(
         )
         for order in (keys, None):
             whole = opened.reader.search(node, limit=100, sort=order)
-            for at in range(0, len(whole.rows), size):
-                values = whole.values[at - 1] if order else (whole.scores[at - 1],)
-                for seen in (0, at, at + 3) if at else ():
-                    place = Position(values, whole.rows[at - 1], seen)
-                    page = opened.reader.search(node, limit=size, sort=order, after=place)
+            for at in range(size, len(whole.rows), size):
+                place = whole.position(at - 1)
+                assert place.seen == at
+                # A wrong number, or none, costs time alone.
+                for seen in (at, 0, at + 3, max(0, at - 2)):
+                    page = opened.reader.search(
+                        node, limit=size, sort=order, after=place._replace(seen=seen)
+                    )
                     assert page.rows == whole.rows[at : at + size]
+                    assert page.position(0).seen == (at + 1 if order is None else seen + 1)
             page = opened.reader.search(node, limit=size, sort=order, offset=offset)
             assert page.rows == whole.rows[offset : offset + size]
 

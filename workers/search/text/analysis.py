@@ -7,7 +7,8 @@ then put in lower case; the analyzers `default` and `jieba` reduce them to Engli
 
 Each text field has a second column of its words as they are, without stems, and with the runs of
 Chinese characters whole (`jieba`: cut into words by its dictionary): for prefixes, misspellings,
-completions.
+completions. A third one has each two characters that stand side by side; they rank Chinese texts as
+well as words of a dictionary do. `jieba` ranks by its words instead.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Token(NamedTuple):
 def normal(text: str) -> str:
     """The text in its usual forms, with marks about each Chinese or Japanese character."""
     if text.isascii():
-        return text
+        return text.replace(MARK, " ")
     found = text.translate(_table())
     return found if unicodedata.is_normalized("NFC", found) else unicodedata.normalize("NFC", found)
 
@@ -67,6 +68,13 @@ def words(normalized: str, analyzer: str) -> str:
         return normalized
     found = normalized.replace(_JOINT, "")
     return _cut(found) if analyzer == "jieba" else found
+
+
+def pairs(normalized: str) -> list[str]:
+    """The texts of the column of pairs: the runs of characters, of a normalized text."""
+    if MARK not in normalized:
+        return []
+    return [run for run in normalized.replace(_JOINT, "").split(MARK)[1::2] if len(run) > 1]
 
 
 def tokens(text: str, analyzer: str) -> list[Token]:
@@ -119,8 +127,12 @@ def stem(word: str, analyzer: str) -> str:
 
 
 def native(analyzer: str) -> dict[str, Any]:
-    """The analyzers of tantivy, by the names that `column` and `words_column` give them."""
-    return {column(analyzer): _full(analyzer), words_column(analyzer): _plain()}
+    """The analyzers of tantivy, by the names that the functions below give them."""
+    return {
+        column(analyzer): _full(analyzer),
+        words_column(analyzer): _plain(),
+        pairs_column(): tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(2, 2)).build(),
+    }
 
 
 def column(analyzer: str) -> str:
@@ -131,6 +143,11 @@ def column(analyzer: str) -> str:
 def words_column(analyzer: str) -> str:
     """The name of the analyzer of a field's whole words."""
     return f"{analyzer}-words-{VERSION}"
+
+
+def pairs_column() -> str:
+    """The name of the analyzer of a field's pairs of characters."""
+    return f"pairs-{VERSION}"
 
 
 def _marked(found: str, analyzer: Any) -> Iterator[Token]:

@@ -2,8 +2,8 @@
 
 | kind              | columns                                                                   |
 |-------------------|---------------------------------------------------------------------------|
-| text              | NAME: words with positions; NAME:words: whole words; NAME:exact, if it is |
-|                   | kept whole (a single text, not a list)                                    |
+| text              | NAME: words with positions; NAME:words: whole words; NAME:pairs: Chinese  |
+|                   | characters two by two; NAME:exact, if it is kept whole (a single text)    |
 | keyword, tags     | NAME: whole values                                                        |
 | integer, date     | NAME: 64 bits; dates as microseconds since 1970                           |
 | float, boolean    | NAME                                                                      |
@@ -49,6 +49,11 @@ def words_of(name: str) -> str:
     return f"{name}:words"
 
 
+def pairs_of(name: str) -> str:
+    """The column of the pairs of characters of a text field."""
+    return f"{name}:pairs"
+
+
 def whole_of(field: Field) -> str:
     """The column of the whole values of a field.
 
@@ -82,6 +87,9 @@ def build(schema: Schema) -> Any:
                 words_of(name),
                 tokenizer_name=analysis.words_column(field.analyzer),
                 index_option="freq" if field.analyzer == "jieba" else "basic",
+            )
+            builder.add_text_field(
+                pairs_of(name), tokenizer_name=analysis.pairs_column(), index_option="freq"
             )
         if field.kind in WHOLE and field.whole:
             builder.add_text_field(
@@ -129,14 +137,17 @@ def document(row: int, values: Mapping[str, Any], add: Mapping[str, Adder]) -> A
 def _add_text(field: Field) -> Adder:
     name, analyzer = field.name, field.analyzer
     exact = whole_of(field) if field.exact else ""
-    whole_words = words_of(name)
+    whole_words, two = words_of(name), pairs_of(name)
     normal, words = analysis.normal, analysis.words
+    pairs = (lambda text: ()) if analyzer == "jieba" else analysis.pairs
 
     def add(made: Any, texts: list[str]) -> None:
         for text in texts:
             plain = normal(text)
             made.add_text(name, plain)
             made.add_text(whole_words, words(plain, analyzer))
+            for run in pairs(plain):
+                made.add_text(two, run)
         if texts:
             made.add_text(HAS, name)
         if exact and len(texts) == 1 and kept_whole(texts[0]):

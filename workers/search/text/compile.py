@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, Final
 
 import tantivy
@@ -27,13 +26,15 @@ from workers.search.query.nodes import (
 from workers.search.schema import TEXT, Field, Schema
 from workers.search.text import analysis, likeness, ranges
 from workers.search.text.analysis import Token, runs
-from workers.search.text.columns import HAS, WHOLE, kept, spoken, whole_of, words_of
+from workers.search.text.columns import HAS, WHOLE, kept, pairs_of, spoken, whole_of, words_of
 
 MUST: Final = tantivy.Occur.Must
 MUST_NOT: Final = tantivy.Occur.MustNot
 SHOULD: Final = tantivy.Occur.Should
 Q: Final = tantivy.Query
 MAX_SLOP: Final = 100
+MAX_LIKE: Final = 20_000
+"""Characters of the texts to be resembled that are looked at."""
 
 Part = tuple[Any, Any]
 
@@ -82,31 +83,16 @@ class Compiler:
         def make(field: Field) -> Any:
             if field.kind != TEXT:
                 return self._whole(field, [spoken(field, node.text)])
-            words = analysis.asked(node.text, field.analyzer)
-            return self._every(field, words) if node.every else self._any(field, words, node.text)
+            if not node.every:
+                return self._any(field, node.text)
+            return self._every(field, analysis.asked(node.text, field.analyzer))
 
         return self._over(node.field, make)
 
-    def _any(self, field: Field, words: Sequence[Token], text: str) -> Any:
+    def _any(self, field: Field, text: str) -> Any:
         """Any word; two characters side by side count beyond each of them."""
-        parts: list[Part] = []
-        if field.analyzer == "jieba" and any(one.character for one in words):
-            column = words_of(field.name)
-            cut = analysis.whole_words(text, field.analyzer)
-            parts = [(SHOULD, self._word(column, one)) for one in dict.fromkeys(cut) if _wide(one)]
-            words = [one for one in words if not one.character]
-        before = ""
-        seen: set[str] = set()
-        for one in words:
-            pair = before + one.text
-            if one.joined and pair not in seen:
-                seen.add(pair)
-                parts.append((SHOULD, self._phrase_of(field.name, [before, one.text])))
-            if one.text not in seen:
-                seen.add(one.text)
-                parts.append((SHOULD, self._word(field.name, one.text)))
-            before = one.text
-        return _boolean(parts)
+        words = dict.fromkeys(_ranked(field, text))
+        return _boolean([(SHOULD, self._word(column, word)) for column, word in words])
 
     def _every(self, field: Field, words: Sequence[Token]) -> Any:
         """All words; characters side by side stand so in the text too."""
@@ -122,9 +108,6 @@ class Compiler:
 
     def _word(self, column: str, word: str) -> Any:
         return Q.term_query(self._native, column, word, "freq")
-
-    def _phrase_of(self, column: str, words: Sequence[str]) -> Any:
-        return Q.phrase_query(self._native, column, list(words))
 
     def _phrase(self, node: Phrase) -> Any:
         if node.slop not in range(MAX_SLOP + 1):
@@ -192,20 +175,16 @@ class Compiler:
         return Q.fuzzy_term_query(self._native, column, text, distance, True, begins)
 
     def _telling(self, node: Like) -> Any:
-        parts: list[Part] = []
-        for name in dict.fromkeys(name for name, _ in node.texts):
+        words: list[likeness.Word] = []
+        left = MAX_LIKE
+        for name, text in node.texts:
             field = self._schema.field(name)
             if field.kind != TEXT:
                 raise InvalidArgument(f"field {name!r} is a {field.kind}: likeness needs text")
-            texts = [text for one, text in node.texts if one == name]
-            frequency = partial(self._frequency, name)
-            many = self._documents()
-            for words in likeness.telling(texts, field.analyzer, frequency, many):
-                query = (
-                    self._word(name, words[0]) if len(words) == 1 else self._phrase_of(name, words)
-                )
-                parts.append((SHOULD, query))
-        return _boolean(parts)
+            words += _ranked(field, text[:left], singles=False)
+            left = max(0, left - len(text))
+        found = likeness.telling(words, self._frequency, self._documents())
+        return _boolean([(SHOULD, self._word(column, word)) for column, word in found])
 
     # ---------------------------------------------------------------- values
 
@@ -267,6 +246,27 @@ def constant(node: Node) -> bool:
     if isinstance(node, Boost):
         return constant(node.node)
     return isinstance(node, Terms | Range | Exists | All)
+
+
+def _ranked(field: Field, text: str, *, singles: bool = True) -> list[likeness.Word]:
+    """What a text is ranked by, with the columns that have it: words, and characters two by two.
+
+    `singles`: characters also each by itself.
+    """
+    words = analysis.asked(text, field.analyzer)
+    if field.analyzer == "jieba" and any(one.character for one in words):
+        cut = filter(_wide, analysis.whole_words(text, field.analyzer))
+        found = [(words_of(field.name), word) for word in cut]
+        return found + [(field.name, one.text) for one in words if not one.character]
+    found = []
+    before = ""
+    for one in words:
+        if one.joined:
+            found.append((pairs_of(field.name), before + one.text))
+        if singles or not one.character:
+            found.append((field.name, one.text))
+        before = one.text
+    return found
 
 
 def _boosted(query: Any, factor: float) -> Any:

@@ -61,13 +61,20 @@ class Position(NamedTuple):
 class Found:
     """A page. `values` are those of the sort, for each hit; `total` is 0 if it was not asked for.
 
-    Without a sort `values` is empty. With one, the scores are 0.
+    Without a sort `values` is empty. With one, the scores are 0. `first` is how many hits there
+    were before the page, as far as is known.
     """
 
     rows: list[int]
     scores: list[float]
     total: int
     values: list[tuple[Any, ...]]
+    first: int = 0
+
+    def position(self, at: int) -> Position:
+        """Where a page begins that follows upon the hit `at` of this one."""
+        values = self.values[at] if self.values else (self.scores[at],)
+        return Position(values, self.rows[at], self.first + at + 1)
 
 
 class TextWriter:
@@ -165,7 +172,9 @@ class TextReader:
         after: Position | None = None,
         total: bool = True,
     ) -> Found:
-        """A page of what `node` finds: by score, the best first, or as `sort` says; then by row.
+        """A page of what `node` finds: by score, the best first, or as `sort` says, then by row.
+
+        Equals by score have one order until the next refresh.
 
         Raises:
             InvalidArgument: the query does not fit the fields, or `after` does not fit the sort.
@@ -179,19 +188,18 @@ class TextReader:
             if limit < 1:
                 return Found([], [], self._count(searcher, query) if total else 0, [])
             if sort is None and not constant(node):
-                if place is None and not offset:
-                    hits, many = pages.best(query, limit, total)
-                else:
-                    hits = pages.by_score(query, offset, limit, place)
-                    many = self._count(searcher, query) if total else 0
-                return Found([row for _, row in hits], [score for score, _ in hits], many, [])
+                hits, first, many = pages.by_score(query, offset, limit, place, total)
+                rows, scores = [row for _, row in hits], [score for score, _ in hits]
+                return Found(rows, scores, many, [], first)
             many = self._count(searcher, query) if total else 0
             found = pages.by_fields(query, keys, offset, limit, place)
             rows = [row for _, row in found]
+            first = offset + (place.seen if place else 0)
             if sort is None:
-                return Found(rows, self._same_score(searcher, query, len(rows)), many, [])
+                scores = self._same_score(searcher, query, len(rows))
+                return Found(rows, scores, many, [], first)
             values = [tuple(map(shown, fields, one)) for one, _ in found]
-            return Found(rows, [0.0] * len(rows), many, values)
+            return Found(rows, [0.0] * len(rows), many, values, first)
 
     def rows(self, node: Node, most: int) -> Any:
         """The rows of all that `node` finds, ascending (numpy, uint64); None if more than `most`.

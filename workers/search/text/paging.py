@@ -1,8 +1,9 @@
-"""Pages of what a query finds, in a total order: by score or by fields, and then by row.
+"""Pages of what a query finds: by score, or by fields and then by row.
 
-tantivy orders by one key and leaves open how equals are ordered. Here equals by score are fetched
-together and ordered by row; equals by a field are a query of their own, ordered by the next key. So
-a page costs what tantivy takes for it, however many equals there are of a field.
+tantivy orders by one key. Equals by a field are a query of their own, ordered by the next key: so a
+page costs what tantivy takes for it, however many equals there are. Equals by score stay as they
+lie in the index, which is one order until the next refresh; there may be too many of them to be
+looked at for each page.
 """
 
 from __future__ import annotations
@@ -42,32 +43,15 @@ class Pages:
         self._searcher = searcher
         self._native = native
 
-    def best(self, query: Any, count: int, total: bool) -> tuple[list[tuple[float, int]], int]:
-        """The first `count` by score, then row, as (score, row); and how many there are in all."""
-        found = self._searcher.search(query, count + 1, total)
-        hits = found.hits
-        if len(hits) > count and hits[count][0] == hits[count - 1][0]:
-            best = self._by_score(query, 0, count)
-        else:
-            best = sorted(self._with_rows(hits[:count]), key=_score_and_row)
-        return best, found.count if total else 0
-
     def by_score(
-        self, query: Any, offset: int, count: int, after: After | None
-    ) -> list[tuple[float, int]]:
-        """A page by score, the best first, then row."""
-        if after is None:
-            return self._by_score(query, offset, count)
-        score = after.values[0]
-        fetch = self._scored(query)
-        begin = _first(fetch, lambda found: found <= score, after.seen)
-        end = _first(fetch, lambda found: found < score, max(begin, after.seen))
-        equals = self._with_rows(fetch(begin, end - begin)) if end > begin else []
-        page = sorted(hit for hit in equals if hit[1] > after.row)
-        wanted = offset + count
-        if len(page) < wanted:
-            page += self._by_score(query, end, wanted - len(page))
-        return page[offset:wanted]
+        self, query: Any, offset: int, count: int, after: After | None, total: bool
+    ) -> tuple[list[tuple[float, int]], int, int]:
+        """A page by score, the best first, as (score, row); its place, and how many there are."""
+        place = offset
+        if after is not None:
+            place += self._place(query, after)
+        found = self._searcher.search(query, count, total, None, place)
+        return self._with_rows(found.hits), place, found.count if total else 0
 
     def by_fields(
         self,
@@ -100,21 +84,18 @@ class Pages:
             page += self._by_fields(query, keys, begin, wanted - len(page))
         return page[offset:wanted]
 
-    def _by_score(self, query: Any, offset: int, count: int) -> list[tuple[float, int]]:
+    def _place(self, query: Any, after: After) -> int:
+        """The place of the hit that comes after another one."""
         fetch = self._scored(query)
-        hits = fetch(offset, count + 1)
-        if not hits:
-            return []
-        first, last = hits[0][0], hits[min(count, len(hits)) - 1][0]
-        begin, end = offset, offset + min(count, len(hits))
-        if offset:
-            begin = _first(fetch, lambda found: found <= first, offset)
-        if len(hits) > count and hits[count][0] == last:
-            end = _first(fetch, lambda found: found < last, end)
-        if (begin, end) != (offset, offset + len(hits)):
-            hits = fetch(begin, end - begin)
-        page = sorted(self._with_rows(hits), key=_score_and_row)
-        return page[offset - begin : offset - begin + count]
+        score, row, seen = after.values[0], after.row, after.seen
+        if seen and self._with_rows(fetch(seen - 1, 1)) == [(score, row)]:
+            return seen
+        # Where it was is not known, or the index has changed: among its equals, if it is there.
+        begin = _first(fetch, lambda found: found <= score, seen)
+        end = _first(fetch, lambda found: found < score, max(begin, seen))
+        equals = self._with_rows(fetch(begin, end - begin)) if end > begin else []
+        at = next((at for at, hit in enumerate(equals, 1) if hit[1] == row), None)
+        return begin + at if at is not None else min(max(begin, seen), end)
 
     def _by_row(self, query: Any, offset: int, count: int, after: After | None) -> list[Hit]:
         if after is not None:
@@ -224,7 +205,3 @@ def _past(found: Any, value: Any, descending: bool) -> bool:
 def _at(found: Any, value: Any, descending: bool) -> bool:
     """Whether `found` comes after `value` or is the same."""
     return found == value or _past(found, value, descending)
-
-
-def _score_and_row(hit: tuple[float, int]) -> tuple[float, int]:
-    return -hit[0], hit[1]
