@@ -80,13 +80,11 @@ def pairs(normalized: str) -> list[str]:
 def tokens(text: str, analyzer: str) -> list[Token]:
     """The words of a text, with their places in the text as it was given."""
     found = normal(text)
-    places = None if found is text else _places(text, found)
-    return [
-        one
-        if places is None
-        else one._replace(start=places[one.start], end=places[one.end - 1] + 1)
-        for one in _marked(found, _full(analyzer))
-    ]
+    spelt = _marked(found, _full(analyzer))
+    if found is text:
+        return list(spelt)
+    begins, ends = _places(text, found)
+    return [one._replace(start=begins[one.start], end=ends[one.end - 1]) for one in spelt]
 
 
 def asked(text: str, analyzer: str) -> list[Token]:
@@ -160,23 +158,26 @@ def _marked(found: str, analyzer: Any) -> Iterator[Token]:
         ends = end if character else -2
 
 
-def _places(text: str, found: str) -> list[int]:
-    """For each character of the normal text, the one of the text that it came from."""
+def _places(text: str, found: str) -> tuple[list[int], list[int]]:
+    """Where each character of the normal text comes from: begins and ends in the text."""
     table = _table()
-    places: list[int] = []
+    begins: list[int] = []
     made: list[str] = []
     for at, one in enumerate(text):
         new = table.get(ord(one), one)
         made.append(new)
-        places.extend([at] * len(new))
-    if len(places) == len(found):
-        return places
-    # Marks were composed with their letters: each cluster of them came from where it begins.
-    composed: list[int] = []
-    for begin, end in _clusters("".join(made)):
-        length = len(unicodedata.normalize("NFC", "".join(made)[begin:end]))
-        composed.extend([places[begin]] * (length - 1) + [places[end - 1]] * min(length, 1))
-    return composed if len(composed) == len(found) else composed + [len(text) - 1] * len(found)
+        begins.extend([at] * len(new))
+    ends = [at + 1 for at in begins]
+    usual = "".join(made)
+    if usual == found:
+        return begins, ends
+    # Marks were composed with their letters, or put into order: they come from all of them.
+    composed: tuple[list[int], list[int]] = ([], [])
+    for begin, end in _clusters(usual):
+        length = len(unicodedata.normalize("NFC", usual[begin:end]))
+        composed[0].extend([begins[begin]] * length)
+        composed[1].extend([ends[end - 1]] * length)
+    return composed
 
 
 def _clusters(text: str) -> Iterator[tuple[int, int]]:

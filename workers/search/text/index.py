@@ -19,7 +19,7 @@ from mesh.errors import InvalidArgument, StoreBusy
 from workers.search.derived import IndexDamaged
 from workers.search.query.nodes import Node
 from workers.search.schema import TAGS, Field, Schema
-from workers.search.text import completing, facets
+from workers.search.text import completing, facets, files
 from workers.search.text.columns import (
     ROW,
     adders,
@@ -90,6 +90,7 @@ class TextWriter:
         """
         native = build(schema)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.verify(path)
         with _damaged(path):
             index = tantivy.Index(native, str(path))
             register(index, schema)
