@@ -142,9 +142,10 @@ def _words(values: Values, field: Field, node: Match | Phrase | Prefix | Fuzzy) 
             wanted = analysis.phrase(node.text, field.analyzer)
             return bool(wanted) and _phrase(texts, field, wanted, node.slop)
         case Prefix():
-            *before, last = analysis.phrase(node.text, "plain") or [None]
-            if last is None:
+            spelt = analysis.phrase(node.text, "plain")
+            if not spelt:
                 return False
+            *before, last = spelt
             if last.character:
                 return _every(texts, field, [*_stems(before, field), last])
             begun = _spelt(texts, lambda word: word.startswith(last.text))
