@@ -125,5 +125,8 @@ def utf8(text: str, what: str) -> bytes:
 
 def shown(value: Any) -> str:
     """A value for messages, never long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write whole numbers of thousands of digits
+        text = f"a {type(value).__name__} with a whole number too long to show"
     return text if len(text) <= 60 else f"{text[:57]}..."

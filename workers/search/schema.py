@@ -14,8 +14,8 @@ A schema is declared as {name: kind} or {name: {"kind": kind, option: value}}:
 | vector  | a list of numbers        | dimension, metric (cosine, dot, l2)                      |
 
 A dynamic schema (the default) takes up fields that it does not know by what the first document
-brings: text becomes `text` with `exact`, a list of texts `tags`. What fits no kind (mappings, mixed
-lists) is kept and returned, but not searched.
+brings: text becomes `text` with `exact`, a list of texts `tags`, or `text` if one has more than 256
+octets. What fits no kind (mappings, mixed lists) is kept and returned, but not searched.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 
 from mesh.errors import InvalidArgument
+from mesh.protocol.checks import shown
 
 TEXT, KEYWORD, TAGS = "text", "keyword", "tags"
 INTEGER, FLOAT, DATE, BOOLEAN, VECTOR = "integer", "float", "date", "boolean", "vector"
@@ -43,6 +44,8 @@ EXACT: Final = 256
 """Octets up to which a text is also kept whole, and which a keyword may have."""
 RESERVED: Final = ("id",)
 _NAME: Final = re.compile(r"[^\W\d_][\w-]{0,63}")
+_LEAST: Final = 2.0**-150
+"""Numbers up to which 32 bits hold 0 for them."""
 _INT64: Final = range(-(2**63), 2**63)
 _OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     TEXT: ("analyzer", "boost", "exact"),
@@ -199,9 +202,9 @@ def checked_value(one: Field, value: Any) -> Any:
     """`value` in the form in which its field is searched. Raises InvalidArgument."""
     found = _CHECKS[one.kind](one, value)
     if found is None:
-        expected = _EXPECTED.get(one.kind, f"a {one.kind}").format(one.dimension)
-        shown = f"{value!r:.60}" if one.kind != VECTOR else _shape(value)
-        raise InvalidArgument(f"field {one.name!r}: {shown} is not {expected}")
+        expected = _EXPECTED[one.kind].format(one.dimension)
+        given = shown(value) if one.kind != VECTOR else _shape(value)
+        raise InvalidArgument(f"field {one.name!r}: {given} is not {expected}")
     return found
 
 
@@ -216,7 +219,10 @@ def as_date(value: Any) -> datetime | None:
         value = datetime(value.year, value.month, value.day)
     if not isinstance(value, datetime):
         return None
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:  # in UTC it is before the year 1, or after 9999
+        return None
 
 
 def _name(name: Any) -> str:
@@ -231,7 +237,8 @@ def _name(name: Any) -> str:
 def _check_options(name: str, options: dict[str, Any]) -> None:
     dimension = options.get("dimension", 1)
     boost = options.get("boost", 1.0)
-    if isinstance(dimension, bool) or dimension not in range(1, MAX_DIMENSION + 1):
+    whole = isinstance(dimension, int) and not isinstance(dimension, bool)
+    if not whole or not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidArgument(
             f"field {name!r}: dimension={dimension!r:.40} is not 1 to {MAX_DIMENSION}"
         )
@@ -239,11 +246,14 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         raise InvalidArgument(
             f"field {name!r}: boost={boost!r:.40} is not a number above 0, to 1000"
         )
-    for option, allowed in (("metric", METRICS), ("analyzer", ANALYZERS), ("exact", (True, False))):
-        if option in options and options[option] not in allowed:
+    choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        ("metric", METRICS), ("analyzer", ANALYZERS), ("exact", (False, True)),
+    )  # fmt: skip
+    for option, allowed in choices:
+        given = options.get(option, allowed[0])
+        if given not in allowed or type(given) is not type(allowed[0]):
             raise InvalidArgument(
-                f"field {name!r}: {option}={options[option]!r:.40} is none of "
-                f"{', '.join(map(str, allowed))}"
+                f"field {name!r}: {option}={given!r:.40} is none of {', '.join(map(str, allowed))}"
             )
 
 
@@ -254,8 +264,12 @@ def _kind_of(value: Any) -> str:
     if isinstance(value, datetime | date):
         return DATE
     if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
-        return TAGS
+        return TAGS if all(map(_is_short, value)) else TEXT
     return ""
+
+
+def _is_short(text: str) -> bool:
+    return len(text.encode(errors="replace")) <= EXACT
 
 
 def _text(one: Field, value: Any) -> list[str] | None:
@@ -275,7 +289,7 @@ def _tags(one: Field, value: Any) -> list[str] | None:
 def _keyword(one: Field, value: Any) -> str | None:
     if not isinstance(value, str):
         return None
-    if len(value.encode(errors="replace")) > EXACT:
+    if not _is_short(value):
         raise InvalidArgument(
             f"field {one.name!r}: {value!r:.60} has more than {EXACT} octets; a {one.kind} is "
             "compared as a whole: make it a text field, or shorten it"
@@ -289,8 +303,12 @@ def _integer(one: Field, value: Any) -> int | None:
 
 
 def _float(one: Field, value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _date(one: Field, value: Any) -> datetime | None:
@@ -312,7 +330,7 @@ def _vector(one: Field, value: Any) -> bytes | None:
         return None
     if not all(map(math.isfinite, value)):
         raise InvalidArgument(f"field {one.name!r}: a vector holds finite numbers only")
-    if one.metric == "cosine" and not any(value):
+    if one.metric == "cosine" and not any(abs(number) > _LEAST for number in value):
         raise InvalidArgument(
             f"field {one.name!r}: a vector of zeros has no direction to compare by cosine; "
             "leave it out, or use metric l2"
@@ -321,8 +339,10 @@ def _vector(one: Field, value: Any) -> bytes | None:
 
 
 def _shape(value: Any) -> str:
-    many = isinstance(value, list | tuple | bytes)
-    return f"a {type(value).__name__} of {len(value)}" if many else f"{value!r:.40}"
+    if isinstance(value, bytes):
+        return f"{len(value)} octets"
+    many = isinstance(value, list | tuple)
+    return f"a {type(value).__name__} of {len(value)}" if many else shown(value)
 
 
 _EXPECTED: Final = {
@@ -330,8 +350,10 @@ _EXPECTED: Final = {
     KEYWORD: "text",
     TAGS: "a list of texts",
     INTEGER: "a whole number of 64 bits",
+    FLOAT: "a finite number",
     DATE: "a time or ISO 8601 text",
-    VECTOR: "{} numbers",
+    BOOLEAN: "true or false",
+    VECTOR: "{} finite numbers of 32 bits",
 }
 _CHECKS: Final[dict[str, Any]] = {
     TEXT: _text, KEYWORD: _keyword, TAGS: _tags, INTEGER: _integer, FLOAT: _float, DATE: _date,

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from mesh.errors import InvalidArgument
+from mesh.protocol.checks import shown
 from workers.search.query.dates import FORMS, Span, span_of
 from workers.search.query.nodes import All, Bool, Boost, Exists, Match, Node, Range, Terms
 from workers.search.schema import (
@@ -43,6 +44,7 @@ _TRUTHS: Final = {"true": True, "false": False}
 
 Target = tuple[str, float]
 """A field that is searched, "" for any text field, and how much it counts."""
+Targets = tuple[Target, ...]
 
 
 def combined(
@@ -74,11 +76,11 @@ def check_boost(factor: Any) -> float:
     """`factor`, if scores can be multiplied by it. Raises InvalidArgument."""
     number = isinstance(factor, int | float) and not isinstance(factor, bool)
     if not number or not 0 < factor <= MAX_BOOST:
-        raise InvalidArgument(f"boost {factor!r:.40} is not a number above 0, to {MAX_BOOST:.0f}")
+        raise InvalidArgument(f"boost {shown(factor)} is not a number above 0, to {MAX_BOOST:.0f}")
     return float(factor)
 
 
-def targets_of(fields: Sequence[str], schema: Schema) -> tuple[Target, ...]:
+def targets_of(fields: Sequence[str], schema: Schema) -> Targets:
     """What is searched where a query names no field; names may bring a boost, as in "title^2".
 
     Raises:
@@ -219,10 +221,10 @@ def _single(field: Field, value: Any) -> Any:
         )
     if field.kind in (TEXT, TAGS):
         if not isinstance(value, str):
-            raise InvalidArgument(f"field {field.name!r}: {value!r:.60} is not text")
+            raise InvalidArgument(f"field {field.name!r}: {shown(value)} is not text")
         if len(value.encode(errors="replace")) > EXACT:
             raise InvalidArgument(
-                f"field {field.name!r}: {value!r:.60} has more than {EXACT} octets, and no value "
+                f"field {field.name!r}: {shown(value)} has more than {EXACT} octets, and no value "
                 "that is compared as a whole has"
             )
         return value
@@ -230,7 +232,7 @@ def _single(field: Field, value: Any) -> Any:
         found = span_of(value)
         if found is None:
             raise InvalidArgument(
-                f"field {field.name!r}: {value!r:.60} is not a time such as {FORMS}"
+                f"field {field.name!r}: {shown(value)} is not a time such as {FORMS}"
             )
         return found
     checked = checked_value(field, value)

@@ -33,7 +33,7 @@ from workers.search.query.clauses import (
     MAX_CLAUSES,
     MAX_DEPTH,
     MAX_SLOP,
-    Target,
+    Targets,
     any_of,
     between,
     boosted,
@@ -73,15 +73,9 @@ def parse(text: str, schema: Schema, *, fields: Sequence[str] = (), every: bool 
         InvalidArgument: it cannot be read. The message shows where, `data["position"]` counts the
             characters before that place.
     """
-    if len(text) > MAX_LENGTH:
-        raise InvalidArgument(
-            f"position {MAX_LENGTH}: the query has {len(text):,} characters, the limit is "
-            f"{MAX_LENGTH:,}",
-            data={"position": MAX_LENGTH},
-        )
     if not fields and not lexis.SPECIAL.search(text):  # most of what people type
         found = text.split()
-        if 0 < len(found) <= MAX_CLAUSES:
+        if 0 < len(found) <= MAX_CLAUSES and len(text) <= MAX_LENGTH:
             return Match("", " ".join(found), every)
     return _Parser(text, schema, targets_of(fields, schema), every).whole()
 
@@ -91,7 +85,7 @@ class _Parser(Scanner):
 
     __slots__ = ("clauses", "depth", "every", "name", "schema", "targets")
 
-    def __init__(self, text: str, schema: Schema, targets: tuple[Target, ...], every: bool) -> None:
+    def __init__(self, text: str, schema: Schema, targets: Targets, every: bool) -> None:
         super().__init__(text)
         self.schema = schema
         self.targets = targets
@@ -100,6 +94,11 @@ class _Parser(Scanner):
         self.clauses = self.depth = 0
 
     def whole(self) -> Node:
+        if len(self.text) > MAX_LENGTH:
+            self.fail(
+                MAX_LENGTH,
+                f"the query has {len(self.text):,} characters, the limit is {MAX_LENGTH:,}",
+            )
         node = self.sequence()
         if self.at < len(self.text):
             self.fail(self.at, "this parenthesis closes none; write \\) to search for it")

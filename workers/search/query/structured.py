@@ -33,7 +33,7 @@ from workers.search.query.clauses import (
     MAX_CLAUSES,
     MAX_DEPTH,
     MAX_SLOP,
-    Target,
+    Targets,
     between,
     boosted,
     check_boost,
@@ -97,12 +97,12 @@ class _Reader:
         self.schema = schema
         self.fields = fields
         self.every = every
-        self.targets: tuple[Target, ...] = targets_of(fields, schema)
+        self.targets = targets_of(fields, schema)
         self.filtering = False
         self.clauses = self.depth = 0
 
     def node(self, given: Any, path: str) -> Node:
-        self.clauses += 1
+        self.clauses += len(given.split()) if isinstance(given, str) else 1
         if self.clauses > MAX_CLAUSES:
             _fail(path, f"more than {MAX_CLAUSES:,} clauses; ask for less")
         if isinstance(given, str):
@@ -292,21 +292,17 @@ class _Reader:
         listed = isinstance(fields, list | tuple) and all(isinstance(one, str) for one in fields)
         if not listed:
             _fail(path, f"fields {shown(fields)} is not a list of names of fields")
+        self.clauses += len(text.split())
         node = self.string(text, path, fields, self.operator(options, path))
         return self.weighed(node, options, path)
 
     # ------------------------------------------------------------ parts
 
     def string(self, text: str, path: str, fields: Sequence[str], every: bool) -> Node:
-        self.clauses += len(text.split())
         return _at(path, lambda: parse(text, self.schema, fields=fields, every=every))
 
     def texts(
-        self,
-        targets: tuple[Target, ...],
-        text: Any,
-        path: str,
-        make: Callable[[str, str], Node],
+        self, targets: Targets, text: Any, path: str, make: Callable[[str, str], Node]
     ) -> Node:
         """What `make` makes of the targets that are texts, and equality for the others."""
 
@@ -319,12 +315,12 @@ class _Reader:
 
     def worded(
         self, given: Any, path: str, known: tuple[str, ...]
-    ) -> tuple[tuple[Target, ...], Any, Mapping[str, Any]]:
+    ) -> tuple[Targets, Any, Mapping[str, Any]]:
         """The targets, the text and the options of a form that takes words."""
         if isinstance(given, str):
             return self.targets, given, {}
         name, value = _only(given, path, '{"title": "words"}, or "words" for all text fields')
-        targets: tuple[Target, ...] = ((self.field(name, path).name, 1.0),)
+        targets: Targets = ((self.field(name, path).name, 1.0),)
         if not isinstance(value, Mapping):
             return targets, value, {}
         options = self.options(value, f"{path}.{name}", ("text", *known))
@@ -371,7 +367,7 @@ class _Reader:
         return text
 
 
-def _each(targets: tuple[Target, ...], of: Callable[[str], Node]) -> Node:
+def _each(targets: Targets, of: Callable[[str], Node]) -> Node:
     """A node for each target, as one."""
     nodes = [boosted(of(target), factor) for target, factor in targets]
     return nodes[0] if len(nodes) == 1 else combined(should=nodes)
