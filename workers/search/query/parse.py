@@ -27,7 +27,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from mesh.errors import InvalidArgument
 from workers.search.query import lexis
 from workers.search.query.clauses import (
     MAX_CLAUSES,

@@ -168,8 +168,6 @@ class _Reader:
         many = value if isinstance(value, list | tuple) else [value]
         return _at(path, lambda: one_of(field, many))
 
-    # ------------------------------------------------------------ words
-
     def match(self, given: Any, path: str) -> Node:
         targets, text, options = self.worded(given, path, ("operator", "boost"))
         every = self.operator(options, path)
@@ -216,8 +214,6 @@ class _Reader:
             self.text(text, f"{path}.{name}")
         return Like(tuple(given.items()))
 
-    # ------------------------------------------------------------ values
-
     def term(self, given: Any, path: str) -> Node:
         field, value, options = self.valued(given, path, "value")
         return self.weighed(_at(path, lambda: equals(field, value)), options, path)
@@ -254,8 +250,6 @@ class _Reader:
     def exists(self, given: Any, path: str) -> Node:
         name = given.get("field") if isinstance(given, Mapping) and len(given) == 1 else given
         return Exists(self.field(name, path).name)
-
-    # ------------------------------------------------------------ queries within queries
 
     def everything(self, given: Any, path: str) -> Node:
         options = self.options({} if given is None or given is True else given, path, ("boost",))
@@ -295,8 +289,6 @@ class _Reader:
         self.clauses += len(text.split())
         node = self.string(text, path, fields, self.operator(options, path))
         return self.weighed(node, options, path)
-
-    # ------------------------------------------------------------ parts
 
     def string(self, text: str, path: str, fields: Sequence[str], every: bool) -> Node:
         return _at(path, lambda: parse(text, self.schema, fields=fields, every=every))
