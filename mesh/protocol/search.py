@@ -133,6 +133,16 @@ def check_query(query: Any, what: str = "query") -> str | Mapping[str, Any] | No
     return query
 
 
+def check_filter(given: Any) -> Any:
+    """What must hold: a query, a mapping of fields to values, or a list of such; None for nothing.
+
+    What it says is not looked at. Raises InvalidArgument.
+    """
+    if isinstance(given, list | tuple):
+        return [check_query(one, f"filter[{index}]") for index, one in enumerate(given)]
+    return check_query(given, "filter")
+
+
 def check_text(text: Any, most: int = MAX_DOCUMENT, what: str = "text") -> str:
     """Text of up to `most` octets. Raises InvalidArgument."""
     if not isinstance(text, str) or len(utf8(text, what)) > most:

@@ -69,7 +69,7 @@ class Verbs:
             limits.check_field(vector_field, "vector_field"),
             limits.check_fields(fields),
             limits.check_operator(operator) == "and",
-            _filter(filter),
+            limits.check_filter(filter),
             limits.check_limit(limit),
             limits.check_offset(offset),
             limits.check_cursor(cursor),
@@ -116,7 +116,7 @@ class Verbs:
         asked = Query(
             vector=limits.check_vector(vector),
             vector_field=limits.check_field(vector_field, "vector_field"),
-            filter=_filter(filter),
+            filter=limits.check_filter(filter),
             limit=limits.check_limit(limit),
             offset=limits.check_offset(offset),
             source=limits.check_source(source),
@@ -149,7 +149,7 @@ class Verbs:
             "name": limits.check_field(field),
             "prefix": limits.check_text(prefix, limits.MAX_SUGGESTED, "prefix"),
             "limit": limits.check_limit(limit),
-            "filters": _filter(filter),
+            "filters": limits.check_filter(filter),
         }
         op = Op("suggest", limits.check_collection(collection), arguments)
         return Act(op, lambda found: [list(pair) for pair in found])
@@ -264,12 +264,8 @@ def _plain(query: Any, fields: Sequence[str], operator: str, filters: Any) -> Qu
         query=limits.check_query(query),
         fields=limits.check_fields(fields),
         every=limits.check_operator(operator) == "and",
-        filter=_filter(filters),
+        filter=limits.check_filter(filters),
     )
-
-
-def _filter(given: Any) -> Any:
-    return None if given is None else limits.check_query(given, "filter")
 
 
 def _given(documents: Any, packed: bool) -> list[Given]:

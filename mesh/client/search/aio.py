@@ -98,7 +98,7 @@ class AsyncSearch:
         *,
         fields: str | Sequence[str] = (),
         operator: calls.Operator = "or",
-        filter: calls.Query | None = None,
+        filter: calls.Filter | None = None,
         sort: calls.Sort = (),
         highlight: str | Sequence[str] | Mapping[str, Any] = (),
         source: bool | Sequence[str] = True,

@@ -29,6 +29,8 @@ Absence = Literal["", "absent", "present"]
 Refresh = Literal["interval", "wait"]
 Operator = Literal["or", "and"]
 Query: TypeAlias = str | Mapping[str, Any]
+Filter: TypeAlias = Query | Sequence[Query]
+"""All of a list must hold; a mapping may also say {field: value}, {field: [values]}."""
 Documents: TypeAlias = Mapping[str, Any] | Iterable[Mapping[str, Any]]
 Sort: TypeAlias = str | Sequence[str | Sequence[str]]
 
@@ -199,7 +201,7 @@ def delete_by_query(
     *,
     fields: str | Sequence[str] = (),
     operator: Operator = "or",
-    filter: Query | None = None,
+    filter: Filter | None = None,
     refresh: Refresh = "interval",
 ) -> Request[int]:
     """Remove all documents that match, also those just written; how many there were."""
@@ -237,7 +239,7 @@ def query(
     vector_field: str = "",
     fields: str | Sequence[str] = (),
     operator: Operator = "or",
-    filter: Query | None = None,
+    filter: Filter | None = None,
     limit: int = 10,
     offset: int = 0,
     cursor: bytes = b"",
@@ -284,7 +286,7 @@ def similar(
     fields: str | Sequence[str] = (),
     vector_field: str = "",
     unlike: str | Iterable[str] = (),
-    filter: Query | None = None,
+    filter: Filter | None = None,
     limit: int = 10,
     offset: int = 0,
     source: bool | Sequence[str] = True,
@@ -302,7 +304,7 @@ def similar(
         fields=names(fields),
         vector_field=limits.check_field(vector_field, "vector_field"),
         unlike=_ids(unlike, "unlike", limits.MAX_LIKE),
-        filter=limits.check_query(filter, "filter"),
+        filter=limits.check_filter(filter),
         offset=limits.check_offset(offset),
         weights=limits.check_weights(weights) if weights else None,
         min_score=limits.check_min_score(min_score),
@@ -317,7 +319,7 @@ def similar(
 
 
 def suggest(
-    collection: str, field: str, prefix: str, *, limit: int = 10, filter: Query | None = None
+    collection: str, field: str, prefix: str, *, limit: int = 10, filter: Filter | None = None
 ) -> Request[list[tuple[str, int]]]:
     """Words or values of a field that begin with `prefix`, the most frequent first.
 
@@ -328,7 +330,7 @@ def suggest(
         limits.check_field(field),
         limits.check_text(prefix, limits.MAX_SUGGESTED, "prefix"),
     )
-    kwargs = _given(filter=limits.check_query(filter, "filter"))
+    kwargs = _given(filter=limits.check_filter(filter))
     kwargs |= _unless(limit=(limits.check_limit(limit), 10))
     return Request("suggest", args, kwargs, lambda found: [(one[0], one[1]) for one in found], True)
 
@@ -339,16 +341,18 @@ def count(
     *,
     fields: str | Sequence[str] = (),
     operator: Operator = "or",
-    filter: Query | None = None,
+    filter: Filter | None = None,
 ) -> Request[int]:
     """How many documents match; all without a query."""
     args = (limits.check_collection(collection), limits.check_query(query))
     return Request("count", args, _asked(fields, operator, filter), _same, True)
 
 
-def _asked(fields: str | Sequence[str], operator: Operator, filter: Query | None) -> dict[str, Any]:
+def _asked(
+    fields: str | Sequence[str], operator: Operator, filter: Filter | None
+) -> dict[str, Any]:
     """What goes with every query, checked."""
-    found = _given(fields=names(fields), filter=limits.check_query(filter, "filter"))
+    found = _given(fields=names(fields), filter=limits.check_filter(filter))
     return found | _unless(operator=(limits.check_operator(operator), "or"))
 
 

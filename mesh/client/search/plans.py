@@ -103,7 +103,7 @@ def query(
     vector_field: str = "",
     fields: str | Sequence[str] = (),
     operator: calls.Operator = "or",
-    filter: calls.Query | None = None,
+    filter: calls.Filter | None = None,
     limit: int = 10,
     offset: int = 0,
     cursor: bytes = b"",
@@ -129,7 +129,7 @@ def query(
         vector_field: which of their vectors; needed if they have several.
         fields: those that are searched where the query names none; all text fields.
         operator: "and": all words of the query must be there.
-        filter: a query that must hold, and does not count.
+        filter: a query that must hold, and does not count; or {field: value}; or a list of those.
         limit: hits, up to 1,000; `offset`: hits passed over, up to 10,000; `cursor`: of the page
             before, to go on from there however far that is.
         sort: fields to order by, as in "-published" or [("year", "desc"), ("title", "asc")].
@@ -169,7 +169,7 @@ def similar(
     fields: str | Sequence[str] = (),
     vector_field: str = "",
     unlike: str | Iterable[str] = (),
-    filter: calls.Query | None = None,
+    filter: calls.Filter | None = None,
     limit: int = 10,
     offset: int = 0,
     source: bool | Sequence[str] = True,
