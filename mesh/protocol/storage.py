@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from xxhash import xxh3_64_digest
@@ -29,6 +30,8 @@ PART = 1024 * 1024
 """Octets of a part of an object; the last one may have fewer. One of up to that many is one write.
 """
 MAX_PARTS = 1024 * 1024
+DISK_RESERVE = 64 * 1024 * 1024
+"""Octets of the disk that parts must leave: deleting things takes a little room first."""
 MAX_CONTENT_TYPE = 255
 MAX_METADATA = 16 * 1024
 MAX_IDEMPOTENCY_KEY = 255
@@ -86,6 +89,18 @@ def check_part(data: Any, digest: Any) -> bytes:
 def part_digest(data: bytes | memoryview) -> bytes:
     """What a part is known by: XXH3-64."""
     return xxh3_64_digest(data)
+
+
+def write_part(file: int, number: int, data: bytes | memoryview) -> None:
+    """Write a part to its place, and have the disk begin with it: the flush will have less to do."""
+    left, at = memoryview(data), number * PART
+    while left:
+        written = os.pwrite(file, left, at)
+        left = left[written:]
+        at += written
+    if hasattr(os, "posix_fadvise"):
+        # What is dirty is written at once by this, and nobody waits for it.
+        os.posix_fadvise(file, number * PART, len(data), os.POSIX_FADV_DONTNEED)
 
 
 def check_sha256(digest: Any) -> bytes:

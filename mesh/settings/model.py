@@ -131,6 +131,12 @@ class Storage(Section):
     processes: int = key(
         Count(least=1, most=256), 1, "Worker processes. All serve reads; one of them writes."
     )
+    local_uploads: bool = key(
+        Switch(),
+        True,
+        "Whether clients on the same machine, and of the same user, may write the content of large "
+        "objects to the directory themselves instead of sending it.",
+    )
     timeout: float | None = key(
         Duration(least=0.001, most=300.0, optional=True),
         None,

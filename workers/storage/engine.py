@@ -42,9 +42,11 @@ class LmdbEngine:
         path: Path,
         *,
         max_size: int = MAX_SIZE,
+        local_uploads: bool = True,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._clock = clock
+        self._local_uploads = local_uploads
         self._store = Store.open(
             path, service="storage", tables={**TABLES, **dedup.TABLES}, max_size=max_size
         )
@@ -139,6 +141,10 @@ class LmdbEngine:
             self._hurry = True
             raise
 
+    def share_upload(self, upload: bytes) -> str:
+        """Begin an upload that its client may write itself; the path of its file, or ""."""
+        return self._files.share(upload) if self._local_uploads else ""
+
     def upload_parts(self, upload: bytes) -> list[bytes]:
         """The digests of the parts of an upload; of one that has not arrived, that of zeros."""
         return self._files.parts(upload)
@@ -147,15 +153,27 @@ class LmdbEngine:
         """Put the parts of an upload on disk, then run `op`; its result."""
         name = op.arguments["content"].blob
         self._files.finish(name, size, digests)
+        op.arguments["there"] = self._files.has
         (result,) = self.execute((op,))
         if not isinstance(result, Exception):
-            self._files.discard(name)
-            if not result:  # `only_if` kept it from becoming an object
-                self._files.remove(name)
+            if result:
+                self._files.discard(name)
+            else:  # `only_if` kept it from becoming an object
+                self.discard_upload(name)
         return result
 
     def discard_upload(self, upload: bytes) -> bool:
         """Forget an upload. Whether there was one."""
+        if self._files.has(upload):
+
+            def run(at: StoreChange) -> None:
+                # In a transaction: nobody can name it between this look and the removal.
+                if View(at, self._tables, self._clock()).blob(upload) is None:
+                    self._files.remove(upload)
+
+            (failed,) = self._store.execute([Job(run, releases=True)])
+            if failed is not None:
+                raise failed
         return self._files.discard(upload)
 
     # ---------------------------------------------------------------- writing

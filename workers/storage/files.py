@@ -6,15 +6,17 @@ memory; so what is larger than one part is kept beside it.
     uploads/<id>    what is being sent, part by part, in any order
     objects/<id>    what is complete; never changed, until it is removed
 
-`finish` makes an upload an object: it checks that every part is what its client sent, flushes the
-file, and gives it its second name. Only then may a transaction name it. What a crash leaves in
-`uploads` is removed a day after the last part, together with an object of that name if no
-transaction has named it.
+A client on the same machine may write the file of its upload itself; it holds a lock on it (`flock`)
+as long as it does. `finish` makes an upload an object: it checks that every part is what its client
+sent, gives the file its second name, and flushes both. Only then may a transaction name it. What a
+crash leaves in `uploads` is removed a day after the last part, together with an object of that name
+if no transaction has named it.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -24,8 +26,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from mesh.errors import ConfigError, DataCorrupted, InvalidArgument, Overloaded, StoreFull
-from mesh.protocol.storage import MAX_PARTS, PART, part_digest
+from mesh.errors import (
+    ConfigError,
+    DataCorrupted,
+    InvalidArgument,
+    Overloaded,
+    StoreBusy,
+    StoreFull,
+)
+from mesh.protocol.storage import DISK_RESERVE, MAX_PARTS, PART, part_digest, write_part
 from workers.store.place import sync_directory
 
 MOST: Final = 1000
@@ -33,10 +42,6 @@ MOST: Final = 1000
 IDLE_TTL: Final = 300.0
 """Seconds after which an idle upload's file is closed; its next part opens it again."""
 UPLOAD_TTL: Final = 24 * 3600.0
-RESERVE: Final = 64 * 1024 * 1024
-"""Octets of the disk that parts must leave: deleting things takes a little room first."""
-FLUSH_AFTER: Final = 32 * 1024 * 1024
-"""Octets after which the disk is told to begin, so that `finish` has little left to wait for."""
 _OPEN: Final = 64
 
 
@@ -47,7 +52,6 @@ class Upload:
     file: int
     used_at: float
     digests: dict[int, bytes] = field(default_factory=dict)
-    unflushed: int = 0
     users: int = 0
     ended: bool = False
     sealed: bool = False
@@ -81,31 +85,38 @@ class Files:
             Overloaded: too many uploads.
         """
         disk = os.statvfs(self._uploading)
-        if disk.f_bavail * disk.f_frsize < RESERVE + len(data):
+        if disk.f_bavail * disk.f_frsize < DISK_RESERVE + len(data):
             raise _no_room()
-        if (self._objects / name.hex()).exists():
+        if self.has(name):
             raise _finished()
         upload = self._enter(name)
         try:
             with upload.lock:
                 if upload.sealed:
                     raise _finished()
-                _write_at(upload.file, data, number * PART)
-                upload.digests[number] = digest
-                upload.unflushed += len(data)
-                flush = upload.unflushed >= FLUSH_AFTER
-                if flush:
-                    upload.unflushed = 0
-            if flush:
-                os.fdatasync(upload.file)
+                write_part(upload.file, number, data)
+                # Only after writing: whoever takes the lock then finds that the file has something.
+                if not _held(upload.file):
+                    upload.digests[number] = digest
         except OSError as error:
             raise _translated(error) from error
         finally:
             self._leave(upload)
 
+    def share(self, name: bytes) -> str:
+        """Begin an upload that a client on this machine may write itself; the path of its file.
+
+        Empty if it has begun before.
+        """
+        path = self._uploading / name.hex()
+        if path.exists() or self.has(name):
+            return ""
+        self._leave(self._enter(name))
+        return str(path)
+
     def parts(self, name: bytes) -> list[bytes]:
         """The digests of an upload's parts; of one that has not arrived, that of zeros."""
-        if (self._objects / name.hex()).exists():
+        if self.has(name):
             file = os.open(self._objects / name.hex(), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 return _digests(file, {})
@@ -124,26 +135,46 @@ class Files:
 
         Raises:
             InvalidArgument: a part is missing, or is not what `digests` says.
+            StoreBusy: a client is writing it itself.
         """
-        if (self._objects / name.hex()).exists():
-            if b"".join(self.parts(name)) != digests:
-                raise _finished()
-            return  # it was done before, and the answer was lost
+        if self.has(name):
+            return self._finish_again(name, digests)
         if not (self._uploading / name.hex()).exists():
             raise InvalidArgument("there is no such upload: it was finished, abandoned or too old")
         upload = self._enter(name)
         try:
             with upload.lock:
+                if upload.sealed:
+                    return self._finish_again(name, digests)
+                if _held(upload.file):
+                    raise StoreBusy("a client is writing this upload itself", retry_after=0.1)
                 _check(upload, size, digests)
+                # The name first: then one flush takes both to the disk, on most file systems.
+                os.link(self._uploading / name.hex(), self._objects / name.hex())
                 upload.sealed = True
-            os.fsync(upload.file)
-            os.link(self._uploading / name.hex(), self._objects / name.hex())
-            sync_directory(self._objects)
+            self._flush(name)
         except OSError as error:
-            upload.sealed = False
+            # What a disk has refused to flush it may have lost: none of it can be trusted.
+            self.remove(name)
+            self.discard(name)
             raise _translated(error) from error
         finally:
             self._leave(upload)
+
+    def _finish_again(self, name: bytes, digests: bytes) -> None:
+        """An upload was finished before, by one who may have been killed before it was on disk."""
+        if b"".join(self.parts(name)) != digests:
+            raise _finished()
+        self._flush(name)
+
+    def _flush(self, name: bytes) -> None:
+        """Put an object's file on disk, and its name."""
+        file = os.open(self._objects / name.hex(), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+        sync_directory(self._objects)
 
     def discard(self, name: bytes) -> bool:
         """Forget an upload; an object that was made of it stays. Whether there was one."""
@@ -155,6 +186,10 @@ class Files:
             (self._uploading / name.hex()).unlink()
             return True
         return False
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is the file of an object."""
+        return (self._objects / name.hex()).exists()
 
     def remove(self, name: bytes) -> None:
         """Remove an object."""
@@ -279,10 +314,13 @@ class Files:
 def _digests(file: int, known: Mapping[int, bytes]) -> list[bytes]:
     """Of all parts of a file; holes are parts of zeros, which their digests tell apart."""
     parts = min(MAX_PARTS, -(-os.fstat(file).st_size // PART))
-    return [
-        known.get(number) or part_digest(os.pread(file, PART, number * PART))
-        for number in range(parts)
-    ]
+    room = memoryview(bytearray(PART))
+    return [known.get(number) or _digest(file, number, room) for number in range(parts)]
+
+
+def _digest(file: int, number: int, room: memoryview) -> bytes:
+    """Of a part as it lies in a file."""
+    return part_digest(room[: os.preadv(file, [room], number * PART)])
 
 
 def _check(upload: Upload, size: int, digests: bytes) -> None:
@@ -292,10 +330,10 @@ def _check(upload: Upload, size: int, digests: bytes) -> None:
         raise InvalidArgument(
             f"the upload has {there:,} octets, not {size:,}: send the parts that are missing"
         )
+    room = memoryview(bytearray(PART))
     for number in range(len(digests) // 8):
-        found = upload.digests.get(number)
-        if found is None:  # written by another process
-            found = part_digest(os.pread(upload.file, PART, number * PART))
+        # What another process has written is not known here.
+        found = upload.digests.get(number) or _digest(upload.file, number, room)
         if found != digests[number * 8 : number * 8 + 8]:
             raise InvalidArgument(
                 f"part {number} of the upload is not what its client sent; send it again",
@@ -309,12 +347,14 @@ def _finished() -> InvalidArgument:
     )
 
 
-def _write_at(file: int, data: bytes, offset: int) -> None:
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(file, left, offset)
-        left = left[written:]
-        offset += written
+def _held(file: int) -> bool:
+    """Whether a client holds the lock of an upload that it writes itself."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def _translated(error: OSError) -> Exception:

@@ -30,6 +30,7 @@ Objects, whose content goes in parts of 1 MiB, known by their XXH3-64:
 
     put_object(key, data, sha256=, content_type, metadata, ttl, only_if, version) -> version | None
     put_part(upload, number, data, digest) -> None          16 octets, chosen by the client; from 0
+    share_upload(upload) -> text                            path of its empty file, or ""
     upload_parts(upload) -> octets                          digests of those there are
     finish_upload(key, upload, size, digests, sha256=, ...) -> version | None
     discard_upload(upload) -> bool
@@ -87,7 +88,7 @@ CHANGING = (
 
 IN_LANES = {
     "scan": SCAN, "get_part": PARTS, "changes": CHANGES, "put_part": UPLOAD,
-    "upload_parts": UPLOAD, "finish_upload": UPLOAD, "discard_upload": UPLOAD,
+    "share_upload": UPLOAD, "upload_parts": UPLOAD, "finish_upload": UPLOAD, "discard_upload": UPLOAD,
 }  # fmt: skip
 
 log = logging.getLogger("workers.storage")
@@ -215,6 +216,13 @@ class StorageHandler:
         limits.check_number("number", number, limits.MAX_PARTS - 1)
         checked = limits.check_part(data, digest)
         self.engine.write_part(limits.check_upload(upload), number, checked, digest)
+
+    def share_upload(self, upload: bytes) -> str:
+        """Begin an upload whose parts its client, on this machine, may write to the file itself.
+
+        The path of the file; empty if the upload has begun before, or that is not wanted.
+        """
+        return self.engine.share_upload(limits.check_upload(upload))
 
     def upload_parts(self, upload: bytes) -> bytes:
         """The digests of the parts of an upload; of one that has not arrived, that of zeros."""

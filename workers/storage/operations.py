@@ -93,6 +93,12 @@ class Engine(Protocol):
     def write_part(self, upload: bytes, number: int, data: bytes, digest: bytes) -> None:
         """Keep a part of an upload. It need not be on disk."""
 
+    def share_upload(self, upload: bytes) -> str:
+        """Begin an upload that a client on this machine may write itself; the path of its file.
+
+        Empty if it has begun before, or cannot be written so.
+        """
+
     def upload_parts(self, upload: bytes) -> list[bytes]:
         """The digests of the parts of an upload; of one that has not arrived, that of zeros."""
 

@@ -33,7 +33,7 @@ def run(settings: Settings, brokers: Sequence[str]) -> int:
         )
     data = Path(storage.data)
     return serving.run(
-        lambda: StorageHandler(LmdbEngine(data)),
+        lambda: StorageHandler(LmdbEngine(data, local_uploads=storage.local_uploads)),
         brokers,
         settings,
         processes=storage.processes,

@@ -20,6 +20,7 @@ from mesh.client.storage.steps import Steps
 from mesh.client.storage.transfer import (
     Await,
     Begin,
+    Do,
     Give,
     Outgoing,
     Part,
@@ -331,6 +332,8 @@ class AsyncStorage:
                             tasks.discard(ticket)
                         case Take(source):
                             outcome = await _take(source, pieces)
+                        case Do(call):
+                            await asyncio.to_thread(call)
                         case Give(data):
                             yield data
                         case Pause(seconds):

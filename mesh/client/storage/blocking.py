@@ -22,7 +22,7 @@ from mesh.client.storage.requests import (
     ObjectInfo,
 )
 from mesh.client.storage.steps import Steps
-from mesh.client.storage.transfer import Await, Begin, Give, Pause, Plan, Progress, Take
+from mesh.client.storage.transfer import Await, Begin, Do, Give, Pause, Plan, Progress, Take
 from mesh.client.verbs import Patience, Request, explain
 from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import storage as limits
@@ -351,6 +351,8 @@ class Storage:
                             outcome = self._answer(ticket)
                         case Take(source):
                             outcome = source.take()
+                        case Do(call):
+                            call()
                         case Give(data):
                             yield data
                         case Pause(seconds):

@@ -10,13 +10,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 from mesh.client.storage import calls
+from mesh.client.storage.local import LocalUpload
 from mesh.client.storage.requests import SERVICE, ObjectInfo, object_info
-from mesh.client.storage.sums import Sum
+from mesh.client.storage.sums import AHEAD, Sum
 from mesh.client.verbs import RESUMED, Patience, Request
-from mesh.errors import CallError, DataCorrupted, InvalidArgument, VersionConflict
+from mesh.errors import CallError, DataCorrupted, InvalidArgument, MethodNotFound, VersionConflict
 from mesh.protocol import storage as limits
 from mesh.protocol.storage import PART, part_digest
 
@@ -51,6 +53,13 @@ class Take:
 
 
 @dataclass(slots=True)
+class Do:
+    """Call something that may take its time."""
+
+    call: Callable[[], object]
+
+
+@dataclass(slots=True)
 class Give:
     """Hand octets to the reader."""
 
@@ -64,7 +73,7 @@ class Pause:
     seconds: float
 
 
-Plan: TypeAlias = Generator[Request[Any] | Begin | Await | Take | Give | Pause, Any, T]
+Plan: TypeAlias = Generator[Request[Any] | Begin | Await | Take | Do | Give | Pause, Any, T]
 
 
 # -------------------------------------------------------------------- sending
@@ -224,36 +233,76 @@ def sending(
 
 def send(to: Sending) -> Plan[int | None]:
     """Write an object; its version, None if `only_if` prevented it."""
-    source = to.source
-    part: Part | None = yield Take(source)
-    following: Part | None = None
-    if part is not None and len(part.data) == PART:
-        following = yield Take(source)
-    if following is None:
-        data = part.data if part is not None else b""
+    parts: deque[Part] = deque()
+    yield from _take(to, parts, 1)
+    if parts and len(parts[0].data) == PART:
+        yield from _take(to, parts, 2)
+    if len(parts) < 2:
+        data = parts[0].data if parts else b""
         version = yield from _patiently(to.patience, _put_object(to, data))
         _tell(to, len(data))
         return version  # type: ignore[no-any-return]
-    there = b""
-    if to.resume:
-        there = yield from _patiently(to.patience, _request("upload_parts", (to.upload,)))
+    file, there = yield from _begin(to, parts)
     digests = []
-    while part is not None:
-        digests.append(part.digest)
-        if there[part.number * 8 : part.number * 8 + 8] == part.digest:
-            _tell(to, len(part.data))
-        else:
-            request = _request("put_part", (to.upload, part.number, part.data, part.digest))
-            to.begun = True
-            to.waiting.append(((yield Begin(request)), request, len(part.data)))
-        if len(to.waiting) >= WINDOW:
-            yield from _settle(to)
-        part, following = following, (yield Take(source)) if following is not None else None
+    try:
+        while parts:
+            part = parts.popleft()
+            digests.append(part.digest)
+            if file is not None:
+                try:
+                    yield Do(partial(file.write, part.number, part.data))
+                except OSError:  # the service can tell better what is wrong, if it is
+                    file.close()
+                    file = None
+            if file is not None or there[part.number * 8 : part.number * 8 + 8] == part.digest:
+                _tell(to, len(part.data))
+            else:
+                yield from _put_part(to, part)
+            yield from _take(to, parts, 1)
+        if file is not None:
+            yield Do(file.flush)
+    finally:
+        if file is not None:
+            file.close()
     while to.waiting:
         yield from _settle(to)
     version = yield from _patiently(to.patience, _finish(to, b"".join(digests)))
     to.begun = False
     return version  # type: ignore[no-any-return]
+
+
+def _take(to: Sending, parts: deque[Part], count: int) -> Plan[None]:
+    """Have `count` parts taken from the source, or as many as are left."""
+    while len(parts) < count:
+        part = yield Take(to.source)
+        if part is None:
+            return
+        parts.append(part)
+
+
+def _begin(to: Sending, parts: deque[Part]) -> Plan[tuple[LocalUpload | None, bytes]]:
+    """Begin an upload: its file, if that lies on this machine; the digests of what is there."""
+    request = _request("share_upload", (to.upload,))
+    ticket = yield Begin(request)
+    to.begun = True
+    yield from _take(to, parts, AHEAD)  # there is time for that
+    try:
+        path = yield from _answer(to.patience, ticket, request)
+    except MethodNotFound:
+        path = ""  # the service is older than this client
+    if path:
+        return LocalUpload.open(path, to.upload), b""
+    if not to.resume:
+        return None, b""
+    return None, (yield from _patiently(to.patience, _request("upload_parts", (to.upload,))))
+
+
+def _put_part(to: Sending, part: Part) -> Plan[None]:
+    """Send a part; waits for the oldest one if many are on their way."""
+    request = _request("put_part", (to.upload, part.number, part.data, part.digest))
+    to.waiting.append(((yield Begin(request)), request, len(part.data)))
+    if len(to.waiting) >= WINDOW:
+        yield from _settle(to)
 
 
 def give_up(to: Sending) -> Request[Any] | None:
@@ -264,17 +313,23 @@ def give_up(to: Sending) -> Request[Any] | None:
 
 
 def _settle(to: Sending) -> Plan[None]:
-    """Wait for the answer to the oldest part, and send it again as often as that makes sense."""
+    """Wait for the answer to the oldest part."""
     ticket, request, size = to.waiting.popleft()
+    yield from _answer(to.patience, ticket, request)
+    _tell(to, size)
+
+
+def _answer(patience: Patience, ticket: Any, request: Request[Any]) -> Plan[Any]:
+    """The answer to a request that has begun, and is made again as often as that makes sense."""
     while True:
         try:
-            yield Await(ticket)
-            break
+            answer = yield Await(ticket)
         except RESUMED as error:
-            yield Pause(to.patience.pause(error))
+            yield Pause(patience.pause(error))
             ticket = yield Begin(request)
-    to.patience.worked()
-    _tell(to, size)
+        else:
+            patience.worked()
+            return answer
 
 
 def _tell(to: Sending, size: int) -> None:
@@ -409,16 +464,10 @@ def _part(of: Receiving, number: int, start: int, end: int) -> Request[Any]:
 
 def _arrived(of: Receiving, waiting: deque[tuple[Any, Request[Any]]]) -> Plan[bytes]:
     ticket, request = waiting.popleft()
-    while True:
-        try:
-            data = yield Await(ticket)
-            break
-        except RESUMED as error:
-            yield Pause(of.patience.pause(error))
-            ticket = yield Begin(request)
-        except DataCorrupted as error:
-            raise _naming(of, error) from None
-    of.patience.worked()
+    try:
+        data = yield from _answer(of.patience, ticket, request)
+    except DataCorrupted as error:
+        raise _naming(of, error) from None
     if data is None:
         raise VersionConflict(
             f"object {of.key!r} of bucket {of.bucket!r} was replaced or deleted while it was read; "

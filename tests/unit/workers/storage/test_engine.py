@@ -132,7 +132,7 @@ def test_a_full_disk_refuses_parts_and_nothing_else(
     engine = opened_lmdb(tmp_path / "s", clock)
     store = Driver(engine, clock)
     disk = os.statvfs(tmp_path)
-    monkeypatch.setattr(files, "RESERVE", disk.f_bavail * disk.f_frsize)
+    monkeypatch.setattr(files, "DISK_RESERVE", disk.f_bavail * disk.f_frsize)
     with pytest.raises(StoreFull, match="disk is full"):
         store.send(b"x" * (PART + 1))
     assert store.put("a", 1)
