@@ -30,6 +30,8 @@ PART = 1024 * 1024
 """Octets of a part of an object; the last one may have fewer. One of up to that many is one write.
 """
 MAX_PARTS = 1024 * 1024
+PARTS_AT_A_TIME = 1024
+"""Parts whose digests one call asks for: as many as are read in a second or two."""
 DISK_RESERVE = 64 * 1024 * 1024
 """Octets of the disk that parts must leave: deleting things takes a little room first."""
 MAX_CONTENT_TYPE = 255
@@ -92,7 +94,7 @@ def part_digest(data: bytes | memoryview) -> bytes:
 
 
 def write_part(file: int, number: int, data: bytes | memoryview) -> None:
-    """Write a part to its place, and have the disk begin with it: the flush will have less to do."""
+    """Write a part to its place, and have the disk begin with it: less is left for the flush."""
     left, at = memoryview(data), number * PART
     while left:
         written = os.pwrite(file, left, at)

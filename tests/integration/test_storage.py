@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import random
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from mesh import connect, connect_async
+from mesh.client.storage.local import LocalUpload
 from mesh.client.sync import Mesh
 from mesh.errors import InvalidArgument, KeyReused, ServiceNotFound, VersionConflict
 from mesh.protocol.storage import PART
@@ -116,7 +118,21 @@ def test_changes(m: Mesh, mesh: MemoryMesh) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10, PART, PART + 1, 5 * PART + 17])
-def test_objects(m: Mesh, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("way", ["written", "sent", "sent after all"])
+def test_objects(
+    m: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, size: int
+) -> None:
+    if way == "sent":  # as from another machine
+        monkeypatch.setattr(LocalUpload, "open", lambda path, upload: None)
+    elif way == "sent after all":
+        write = LocalUpload.write
+
+        def fail(file: LocalUpload, number: int, data: bytes) -> None:
+            if number == 1:
+                raise OSError(errno.EIO, "the disk is broken")
+            write(file, number, data)
+
+        monkeypatch.setattr(LocalUpload, "write", fail)
     s = m.storage.bucket("objects")
     data = os.urandom(size)
     told: list[tuple[int, int | None]] = []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mesh import connect
+from mesh.client.storage.local import LocalUpload
 from mesh.errors import CallError
 from mesh.protocol.storage import PART
 from tests import support
@@ -23,6 +24,17 @@ from tests.linearizability import UNKNOWN, Conflict, violations
 KILLS = 100 if SOAK else 3
 POINTS = ("received", "committed", "linked", "named", "unlinked")
 PASSES = 20 if SOAK else 1
+
+
+@pytest.fixture(autouse=True)
+def both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large objects are written to the directory by some clients, and sent by others."""
+    write = LocalUpload.open
+    monkeypatch.setattr(
+        LocalUpload,
+        "open",
+        lambda path, upload: write(path, upload) if upload[0] % 2 else None,
+    )
 
 
 @pytest.fixture
@@ -148,7 +160,12 @@ def test_killed_at_a_named_point(process: support.Start, tmp_path: Path, point: 
 
 
 @pytest.mark.timeout(300 if SOAK else 60)
-def test_an_upload_outlives_its_writer_and_its_client(mesh: MemoryMesh, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["written", "sent"])
+def test_an_upload_outlives_its_writer_and_its_client(
+    mesh: MemoryMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "sent":
+        monkeypatch.setattr(LocalUpload, "open", lambda path, upload: None)
     path = tmp_path / "file"
     path.write_bytes(os.urandom(24 * PART + 5))
 

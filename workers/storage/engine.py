@@ -145,9 +145,9 @@ class LmdbEngine:
         """Begin an upload that its client may write itself; the path of its file, or ""."""
         return self._files.share(upload) if self._local_uploads else ""
 
-    def upload_parts(self, upload: bytes) -> list[bytes]:
-        """The digests of the parts of an upload; of one that has not arrived, that of zeros."""
-        return self._files.parts(upload)
+    def upload_parts(self, upload: bytes, start: int = 0) -> list[bytes]:
+        """The digests of the next parts of an upload; of one that has not come, that of zeros."""
+        return self._files.parts(upload, start)
 
     def finish_upload(self, op: Op, size: int, digests: bytes) -> Any:
         """Put the parts of an upload on disk, then run `op`; its result."""

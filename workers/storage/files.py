@@ -6,11 +6,11 @@ memory; so what is larger than one part is kept beside it.
     uploads/<id>    what is being sent, part by part, in any order
     objects/<id>    what is complete; never changed, until it is removed
 
-A client on the same machine may write the file of its upload itself; it holds a lock on it (`flock`)
-as long as it does. `finish` makes an upload an object: it checks that every part is what its client
-sent, gives the file its second name, and flushes both. Only then may a transaction name it. What a
-crash leaves in `uploads` is removed a day after the last part, together with an object of that name
-if no transaction has named it.
+A client on the same machine may write the file of its upload itself; as long as it does, it holds a
+lock on it (`flock`). `finish` makes an upload an object: it checks that every part is what its
+client sent, gives the file its second name, and flushes both. Only then may a transaction name it.
+What a crash leaves in `uploads` is removed a day after the last part, together with an object of
+that name if no transaction has named it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,14 @@ from mesh.errors import (
     StoreBusy,
     StoreFull,
 )
-from mesh.protocol.storage import DISK_RESERVE, MAX_PARTS, PART, part_digest, write_part
+from mesh.protocol.storage import (
+    DISK_RESERVE,
+    MAX_PARTS,
+    PART,
+    PARTS_AT_A_TIME,
+    part_digest,
+    write_part,
+)
 from workers.store.place import sync_directory
 
 MOST: Final = 1000
@@ -81,6 +88,7 @@ class Files:
 
         Raises:
             InvalidArgument: it has become an object, which is never changed.
+            StoreBusy: a client is writing it itself.
             StoreFull: the disk is.
             Overloaded: too many uploads.
         """
@@ -94,6 +102,8 @@ class Files:
             with upload.lock:
                 if upload.sealed:
                     raise _finished()
+                if _held(upload.file):
+                    raise _busy()
                 write_part(upload.file, number, data)
                 # Only after writing: whoever takes the lock then finds that the file has something.
                 if not _held(upload.file):
@@ -114,19 +124,28 @@ class Files:
         self._leave(self._enter(name))
         return str(path)
 
-    def parts(self, name: bytes) -> list[bytes]:
-        """The digests of an upload's parts; of one that has not arrived, that of zeros."""
+    def parts(self, name: bytes, start: int = 0, count: int = PARTS_AT_A_TIME) -> list[bytes]:
+        """The digests of up to `count` parts of an upload from `start` on.
+
+        Of one that has not arrived that of zeros, and none beyond its end.
+        """
         if self.has(name):
             file = os.open(self._objects / name.hex(), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return _digests(file, {})
+                return [_digest(file, number) for number in _there(file, start, count)]
             finally:
                 os.close(file)
         if not (self._uploading / name.hex()).exists():
             return []
         upload = self._enter(name)
         try:
-            return _digests(upload.file, upload.digests)
+            with upload.lock:
+                held = _held(upload.file)
+                numbers = _there(upload.file, start, count)
+                found = [_known(upload, number) for number in numbers]
+                if not held:
+                    upload.digests.update(zip(numbers, found, strict=True))
+                return found
         finally:
             self._leave(upload)
 
@@ -147,7 +166,7 @@ class Files:
                 if upload.sealed:
                     return self._finish_again(name, digests)
                 if _held(upload.file):
-                    raise StoreBusy("a client is writing this upload itself", retry_after=0.1)
+                    raise _busy()
                 _check(upload, size, digests)
                 # The name first: then one flush takes both to the disk, on most file systems.
                 os.link(self._uploading / name.hex(), self._objects / name.hex())
@@ -163,7 +182,7 @@ class Files:
 
     def _finish_again(self, name: bytes, digests: bytes) -> None:
         """An upload was finished before, by one who may have been killed before it was on disk."""
-        if b"".join(self.parts(name)) != digests:
+        if b"".join(self.parts(name, 0, MAX_PARTS)) != digests:
             raise _finished()
         self._flush(name)
 
@@ -220,8 +239,9 @@ class Files:
                 old = path.stat().st_mtime < now - UPLOAD_TTL
             except (ValueError, FileNotFoundError):
                 continue
-            made = (self._objects / path.name).exists() and name not in self._uploads
-            if made and named(name):
+            if name in self._uploads:  # in use
+                continue
+            if self.has(name) and named(name):
                 self.discard(name)
             elif old:
                 self.remove(name)
@@ -311,16 +331,19 @@ class Files:
             os.close(upload.file)
 
 
-def _digests(file: int, known: Mapping[int, bytes]) -> list[bytes]:
-    """Of all parts of a file; holes are parts of zeros, which their digests tell apart."""
-    parts = min(MAX_PARTS, -(-os.fstat(file).st_size // PART))
-    room = memoryview(bytearray(PART))
-    return [known.get(number) or _digest(file, number, room) for number in range(parts)]
+def _there(file: int, start: int, count: int) -> range:
+    """The numbers of up to `count` parts of a file."""
+    return range(start, min(start + count, -(-os.fstat(file).st_size // PART)))
 
 
-def _digest(file: int, number: int, room: memoryview) -> bytes:
-    """Of a part as it lies in a file."""
-    return part_digest(room[: os.preadv(file, [room], number * PART)])
+def _digest(file: int, number: int) -> bytes:
+    """Of a part as it lies in a file; holes are parts of zeros."""
+    return part_digest(os.pread(file, PART, number * PART))
+
+
+def _known(upload: Upload, number: int) -> bytes:
+    """The digest of a part; that of one that another process has written is not known yet."""
+    return upload.digests.get(number) or _digest(upload.file, number)
 
 
 def _check(upload: Upload, size: int, digests: bytes) -> None:
@@ -330,15 +353,16 @@ def _check(upload: Upload, size: int, digests: bytes) -> None:
         raise InvalidArgument(
             f"the upload has {there:,} octets, not {size:,}: send the parts that are missing"
         )
-    room = memoryview(bytearray(PART))
     for number in range(len(digests) // 8):
-        # What another process has written is not known here.
-        found = upload.digests.get(number) or _digest(upload.file, number, room)
-        if found != digests[number * 8 : number * 8 + 8]:
+        if _known(upload, number) != digests[number * 8 : number * 8 + 8]:
             raise InvalidArgument(
                 f"part {number} of the upload is not what its client sent; send it again",
                 data={"part": number},
             )
+
+
+def _busy() -> StoreBusy:
+    return StoreBusy("a client on this machine is writing this upload itself", retry_after=0.1)
 
 
 def _finished() -> InvalidArgument:

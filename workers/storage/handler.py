@@ -31,7 +31,7 @@ Objects, whose content goes in parts of 1 MiB, known by their XXH3-64:
     put_object(key, data, sha256=, content_type, metadata, ttl, only_if, version) -> version | None
     put_part(upload, number, data, digest) -> None          16 octets, chosen by the client; from 0
     share_upload(upload) -> text                            path of its empty file, or ""
-    upload_parts(upload) -> octets                          digests of those there are
+    upload_parts(upload, start=0) -> octets                 digests of up to 1,024, if there
     finish_upload(key, upload, size, digests, sha256=, ...) -> version | None
     discard_upload(upload) -> bool
     object(key, version=0) -> {size, sha256, content_type, metadata, blob, data, ...} | None
@@ -88,7 +88,8 @@ CHANGING = (
 
 IN_LANES = {
     "scan": SCAN, "get_part": PARTS, "changes": CHANGES, "put_part": UPLOAD,
-    "share_upload": UPLOAD, "upload_parts": UPLOAD, "finish_upload": UPLOAD, "discard_upload": UPLOAD,
+    "share_upload": UPLOAD, "upload_parts": UPLOAD, "finish_upload": UPLOAD,
+    "discard_upload": UPLOAD,
 }  # fmt: skip
 
 log = logging.getLogger("workers.storage")
@@ -224,9 +225,13 @@ class StorageHandler:
         """
         return self.engine.share_upload(limits.check_upload(upload))
 
-    def upload_parts(self, upload: bytes) -> bytes:
-        """The digests of the parts of an upload; of one that has not arrived, that of zeros."""
-        return b"".join(self.engine.upload_parts(limits.check_upload(upload)))
+    def upload_parts(self, upload: bytes, start: int = 0) -> bytes:
+        """The digests of up to 1,024 parts of an upload from `start` on, none beyond its end.
+
+        A part that has not arrived counts as one of zeros.
+        """
+        limits.check_number("start", start, limits.MAX_PARTS)
+        return b"".join(self.engine.upload_parts(limits.check_upload(upload), start))
 
     def finish_upload(
         self,

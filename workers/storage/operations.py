@@ -99,8 +99,8 @@ class Engine(Protocol):
         Empty if it has begun before, or cannot be written so.
         """
 
-    def upload_parts(self, upload: bytes) -> list[bytes]:
-        """The digests of the parts of an upload; of one that has not arrived, that of zeros."""
+    def upload_parts(self, upload: bytes, start: int = 0) -> list[bytes]:
+        """The digests of the next parts of an upload; of one that has not come, that of zeros."""
 
     def finish_upload(self, op: Op, size: int, digests: bytes) -> Any:
         """Put the parts of an upload on disk, then run `op` (`put_object`); its result."""

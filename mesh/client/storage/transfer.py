@@ -266,6 +266,9 @@ def send(to: Sending) -> Plan[int | None]:
             file.close()
     while to.waiting:
         yield from _settle(to)
+    if len(digests) > limits.PARTS_AT_A_TIME:
+        # What the writer does not know of them it reads now, a portion at a time.
+        yield from _there(to)
     version = yield from _patiently(to.patience, _finish(to, b"".join(digests)))
     to.begun = False
     return version  # type: ignore[no-any-return]
@@ -294,7 +297,18 @@ def _begin(to: Sending, parts: deque[Part]) -> Plan[tuple[LocalUpload | None, by
         return LocalUpload.open(path, to.upload), b""
     if not to.resume:
         return None, b""
-    return None, (yield from _patiently(to.patience, _request("upload_parts", (to.upload,))))
+    return None, (yield from _there(to))
+
+
+def _there(to: Sending) -> Plan[bytes]:
+    """The digests of the parts that have arrived, as the service knows them."""
+    found = b""
+    while True:
+        request = _request("upload_parts", (to.upload, len(found) // 8))
+        some: bytes = yield from _patiently(to.patience, request)
+        found += some
+        if len(some) < 8 * limits.PARTS_AT_A_TIME:
+            return found
 
 
 def _put_part(to: Sending, part: Part) -> Plan[None]:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mesh.errors import DataCorrupted, InvalidArgument, StoreBusy, StoreFull
-from mesh.protocol.storage import PART
+from mesh.client.storage.local import LocalUpload
+from mesh.errors import DataCorrupted, InvalidArgument, StoreBusy, StoreFull, VersionConflict
+from mesh.protocol.storage import PART, part_digest
 from tests.conformance.storage.driver import Clock, Driver, opened_lmdb
 from workers.storage import files
 from workers.storage.engine import LmdbEngine
+from workers.storage.verbs import Verbs
 
 MIB = 1024 * 1024
 
@@ -150,16 +152,20 @@ def test_what_uploads_leave_is_swept(tmp_path: Path, clock: Clock) -> None:
     store.finish("o", data, kept, digests)
     uploads, objects = tmp_path / "s" / "uploads", tmp_path / "s" / "objects"
     assert [path.name for path in uploads.iterdir()] == [name.hex()]
+    engine.close()
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
     # As a crash leaves them: linked and named, but not unlinked; and linked, but never named.
     os.link(objects / kept.hex(), uploads / kept.hex())
     orphan = os.urandom(16).hex()
     (uploads / orphan).write_bytes(b"x")
     os.link(uploads / orphan, objects / orphan)
+    in_use, _ = store.send(data)
     old = 1_000_000_000
-    for path in (uploads / orphan, uploads / name.hex()):
+    for path in uploads.iterdir():
         os.utime(path, (old, old))
     assert engine._files.sweep(old + 25 * 3600, lambda blob: blob == kept) == 2
-    assert list(uploads.iterdir()) == []
+    assert [path.name for path in uploads.iterdir()] == [in_use.hex()]
     assert [path.name for path in objects.iterdir()] == [kept.hex()]
     assert store.content("o") == data
     with pytest.raises(InvalidArgument, match="no such upload"):
@@ -179,6 +185,72 @@ def test_a_finished_object_is_never_changed(tmp_path: Path, clock: Clock) -> Non
     with pytest.raises(InvalidArgument):
         store.finish("o", other, name, digests[::-1])
     assert store.finish("o", data, name, digests) and store.content("o") == data
+    engine.close()
+
+
+def test_an_upload_that_its_client_writes_itself(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    data = os.urandom(2 * PART + 1)
+    parts = [data[at : at + PART] for at in range(0, len(data), PART)]
+    digests = b"".join(map(part_digest, parts))
+    name = os.urandom(16)
+    file = LocalUpload.open(engine.share_upload(name), name)
+    assert file is not None
+    assert engine.share_upload(name) == ""  # it has begun
+    for number in (2, 0):
+        file.write(number, parts[number])
+    # As long as its writer is there, nobody else writes, and nobody makes an object of it.
+    with pytest.raises(StoreBusy):
+        engine.write_part(name, 1, parts[1], digests[8:16])
+    with pytest.raises(StoreBusy):
+        store.finish("o", data, name, digests)
+    file.close()
+    with pytest.raises(InvalidArgument) as raised:
+        store.finish("o", data, name, digests)
+    assert raised.value.data == {"part": 1}
+    zeros = part_digest(bytes(PART))
+    assert engine.upload_parts(name) == [digests[:8], zeros, digests[16:]]
+    assert engine.upload_parts(name, 2) == [digests[16:]] and engine.upload_parts(name, 3) == []
+    engine.write_part(name, 1, parts[1], digests[8:16])
+    assert store.finish("o", data, name, digests) and store.content("o") == data
+    engine.close()
+    off = LmdbEngine(tmp_path / "s", clock=clock, local_uploads=False)
+    assert off.share_upload(os.urandom(16)) == ""
+    off.close()
+
+
+def test_what_was_refused_leaves_nothing(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    data = os.urandom(PART + 1)
+    store.put_small("o", b"x")
+    name, digests = store.send(data)
+    with pytest.raises(VersionConflict):
+        store.finish("o", data, name, digests, version=7)
+    assert engine.discard_upload(name)
+    assert [*(tmp_path / "s" / "objects").iterdir(), *(tmp_path / "s" / "uploads").iterdir()] == []
+    name, digests = store.send(data)
+    assert store.finish("o", data, name, digests, only_if="absent") is None
+    assert [*(tmp_path / "s" / "objects").iterdir(), *(tmp_path / "s" / "uploads").iterdir()] == []
+    name, digests = store.send(data)
+    assert store.finish("p", data, name, digests)
+    assert not engine.discard_upload(name)  # it is an object now, and stays
+    assert store.content("p") == data
+    engine.close()
+
+
+def test_what_was_given_up_cannot_be_named(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    data = os.urandom(PART + 1)
+    name, digests = store.send(data)
+    engine._files.finish(name, len(data), digests)
+    op = Verbs().upload_finished("o", name, len(data), digests, sha256=bytes(32)).op
+    engine.discard_upload(name)  # while that is on its way to the writer
+    (result,) = engine.execute([op])
+    assert isinstance(result, InvalidArgument) and "given up" in result.message
+    assert store.object("o") is None
     engine.close()
 
 
