@@ -1,7 +1,6 @@
 """Clients of the storage service: `python -m bench.objects KIND ADDRESS FOLDER [options]`.
 
-mesh     objects of 16 MiB in and out, in MB/s
-plain    the same octets to files in FOLDER, written and flushed, and read
+objects  objects of 16 MiB in and out, in MB/s, in turns with the same octets to files in FOLDER
 fill     as many values of one size, as fast as that goes
 many     as many records of 100 octets, then the latency of single gets
 """
@@ -16,57 +15,66 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from bench import loops
 from bench.harness import Figures
 from mesh import connect
+from mesh.client.storage.local import LocalUpload
+from workers.store import place
 
 SIZE = 16 * 1024 * 1024
 MIB = 1024 * 1024
 LOAD = 1000
 
 
-def speed(act: Callable[[int], object], count: int) -> float:
-    """The median of MB/s over `count` times, after a first one."""
-    found = []
+def in_turns(acts: dict[str, Callable[[int], object]], count: int) -> Figures:
+    """The median of MB/s of each over `count` times, after a first one; one after the other."""
+    found: dict[str, list[float]] = {name: [] for name in acts}
     for number in range(count + 1):
-        begun = time.perf_counter()
-        act(number)
-        found.append(SIZE / 1e6 / (time.perf_counter() - begun))
-    return statistics.median(found[1:])
+        for name, act in acts.items():
+            begun = time.perf_counter()
+            act(number)
+            found[name].append(SIZE / 1e6 / (time.perf_counter() - begun))
+    return {name: statistics.median(speeds[1:]) for name, speeds in found.items()}
 
 
-def mesh(address: str, count: int) -> Figures:
+def objects(address: str, folder: Path, count: int) -> Figures:
+    """Objects in and out, and the same octets to files of `folder` and back."""
     data = random.Random(1).randbytes(SIZE)
-    with connect(address) as m:
-
-        def read(number: int) -> None:
-            found = m.storage.get_object(f"o{number}")
-            assert found is not None
-            for _ in found:
-                pass
-
-        return {
-            "put 16 MiB": speed(lambda number: m.storage.put_object(f"o{number}", data), count),
-            "get 16 MiB": speed(read, count),
-        }
-
-
-def plain(folder: Path, count: int) -> Figures:
-    data = memoryview(random.Random(1).randbytes(SIZE))
 
     def write(number: int) -> None:
         with (folder / f"f{number}").open("xb", buffering=0) as file:
             for at in range(0, SIZE, MIB):
-                file.write(data[at : at + MIB])
+                file.write(memoryview(data)[at : at + MIB])
             os.fsync(file.fileno())
+        place.sync_directory(folder)
 
     def read(number: int) -> None:
         with (folder / f"f{number}").open("rb", buffering=0) as file:
             while file.read(MIB):
                 pass
 
-    return {"put 16 MiB": speed(write, count), "get 16 MiB": speed(read, count)}
+    with connect(address) as m:
+
+        def send(number: int) -> None:
+            # As from another machine, where the file of the upload is not to be found.
+            with mock.patch.object(LocalUpload, "open", lambda path, upload: None):
+                m.storage.put_object(f"s{number}", data)
+
+        def get(number: int) -> None:
+            found = m.storage.get_object(f"o{number}")
+            assert found is not None
+            for _ in found:
+                pass
+
+        puts = {
+            "put": lambda number: m.storage.put_object(f"o{number}", data),
+            "put, plain file": write,
+            "put, sent": send,
+        }
+        gets = {"get": get, "get, plain file": read}
+        return {**in_turns(puts, count), **in_turns(gets, count)}
 
 
 def fill(address: str, count: int, size: int) -> Figures:
@@ -93,16 +101,14 @@ def many(address: str, count: int) -> Figures:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("mesh", "plain", "fill", "many"))
+    parser.add_argument("kind", choices=("objects", "fill", "many"))
     parser.add_argument("address")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--size", type=int, default=100)
     options = parser.parse_args()
-    if options.kind == "mesh":
-        result = mesh(options.address, options.count)
-    elif options.kind == "plain":
-        result = plain(options.folder, options.count)
+    if options.kind == "objects":
+        result = objects(options.address, options.folder, options.count)
     elif options.kind == "fill":
         result = fill(options.address, options.count, options.size)
     else:
