@@ -142,15 +142,15 @@ class Change(View):
         *,
         data: bytes | None = None,
         digests: bytes = b"",
-        there: Callable[[bytes], bool] | None = None,
+        has_file: Callable[[bytes], bool] | None = None,
         ttl: int = 0,
         only_if: str = "",
         version: int | None = None,
     ) -> int:
         """Make `key` an object; its version, or 0 if `only_if` kept it from that.
 
-        Its content is `data`, or in the file of that name, whose parts have `digests`. `there`:
-        whether there still is such a file.
+        Its content is `data`, or in the file of that name, whose parts have `digests`.
+        `has_file`: whether there still is such a file.
 
         Raises:
             VersionConflict: the key has another version.
@@ -165,7 +165,7 @@ class Change(View):
             raise InvalidArgument(
                 "this upload has become an object already; begin a new one", data={"finished": True}
             )
-        if there is not None and not there(content.blob):
+        if has_file is not None and not has_file(content.blob):
             raise InvalidArgument("this upload was given up meanwhile; begin a new one")
         written = self._write(found, key, OBJECT, content.pack(), ttl, only_if, version)
         if not written:

@@ -153,7 +153,7 @@ class LmdbEngine:
         """Put the parts of an upload on disk, then run `op`; its result."""
         name = op.arguments["content"].blob
         self._files.finish(name, size, digests)
-        op.arguments["there"] = self._files.has
+        op.arguments["has_file"] = self._files.has
         (result,) = self.execute((op,))
         if not isinstance(result, Exception):
             if result:
