@@ -16,9 +16,8 @@ ARGS   :=
 
 # What an installation is made from: a change of one of these makes it anew. The rest of the code
 # is used in place.
-TYPED  := $(shell find mesh broker workers -name '*.pxd')
-RECIPE := pyproject.toml setup.py $(TYPED) $(wildcard $(TYPED:.pxd=.py)) \
-	$(shell find mesh broker workers -name '*.pyx')
+RECIPE := pyproject.toml setup.py $(shell sed -n 's/^    "\(.*\.py\)",$$/\1/p' setup.py) \
+	$(shell find mesh broker workers -name '*.pxd' -o -name '*.pyx')
 
 # The stamp holds the path of the checkout: a .venv that was copied or moved, or whose Python has
 # gone, is none.
