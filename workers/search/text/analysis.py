@@ -13,7 +13,6 @@ well as words of a dictionary do. `jieba` ranks by its words instead.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -38,7 +37,6 @@ _IDEOGRAPHS: Final = (
 )  # fmt: skip
 _HANGUL: Final = range(0xAC00, 0xD7B0)
 _SURROGATES: Final = range(0xD800, 0xE000)
-_MARKS: Final = re.compile(f"{MARK}+")
 
 
 class Token(NamedTuple):
@@ -243,7 +241,11 @@ def _build(*filters: Any) -> Any:
 
 
 def _cut(text: str) -> str:
-    return _MARKS.sub(" ", " ".join(_jieba()(text)))
+    """The text with its runs of characters, between marks, cut into words."""
+    cut = _jieba()
+    parts = text.split(MARK)
+    parts[1::2] = [" ".join(cut(run)) for run in parts[1::2]]
+    return " ".join(parts)
 
 
 def require(analyzer: str) -> None:

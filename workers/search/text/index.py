@@ -182,8 +182,10 @@ class TextReader:
         """
         query = self._query(node)
         keys, fields = self._keys(sort)
-        place = None if after is None else _place(after, fields if sort else None)
         searcher = self._searcher
+        place = None
+        if after is not None:
+            place = _place(after, fields if sort else None, searcher.num_docs)
         pages = Pages(searcher, self._native)
         with _damaged(self._path):
             if limit < 1:
@@ -308,16 +310,20 @@ def _highest(searcher: Any) -> int:
     return int(hits[0][0]) if hits else -1
 
 
-def _place(after: Position, fields: Sequence[Field] | None) -> After:
-    if len(after.values) != (1 if fields is None else len(fields)):
+def _place(after: Position, fields: Sequence[Field] | None, documents: int) -> After:
+    """Where a page begins, if that can be so: a place may come from a cursor that was made up."""
+    values = after.values
+    score = fields is None and len(values) == 1 and isinstance(values[0], float)
+    if not score and (fields is None or len(values) != len(fields)):
         raise InvalidArgument("the cursor is of a query with another sort")
-    if fields is None:
-        return After(after.values, after.row, after.seen)
-    values = tuple(
-        None if value is None else kept(field, value)
-        for field, value in zip(fields, after.values, strict=True)
-    )
-    return After(values, after.row, after.seen)
+    if after.row not in range(2**63):
+        raise InvalidArgument("the cursor is of no query: there is no such row")
+    if fields is not None:
+        values = tuple(
+            None if value is None else kept(field, value)
+            for field, value in zip(fields, values, strict=True)
+        )
+    return After(values, after.row, after.seen if 0 <= after.seen <= documents else 0)
 
 
 def _told(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,9 @@ def test_columns_of_whole_words_and_pairs() -> None:
 
 def test_jieba_cuts_into_words_of_its_dictionary() -> None:
     assert "缓存" in analysis.whole_words("分布式緩存系统", "jieba")
+    assert analysis.whole_words("한국어 café-au-lait 缓存x", "jieba") == [
+        "한국어", "café", "au", "lait", "缓存", "x",
+    ]  # fmt: skip
 
 
 def test_jieba_names_the_extra_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

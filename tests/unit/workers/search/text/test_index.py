@@ -211,6 +211,19 @@ def test_a_score_is_explained(reader: TextReader) -> None:
     assert reader.explain(node, 2) is None and reader.explain(node, 99) is None
 
 
+@pytest.mark.parametrize(
+    "place", [Position(("x",), 1), Position((), 1), Position((1.0,), -1), Position((1.0,), 2**63)]
+)
+def test_a_place_that_was_made_up(reader: TextReader, place: Position) -> None:
+    with pytest.raises(InvalidArgument, match="cursor"):
+        reader.search(Match("body", "fox runner"), limit=1, after=place)
+
+
+def test_a_place_far_beyond(reader: TextReader) -> None:
+    place = Position((0.0001,), 1, 10**15)
+    assert reader.search(Match("body", "fox runner"), limit=1, after=place).rows == []
+
+
 def test_pages_of_many_equals(tmp_path: Path) -> None:
     """The same words over and over: the order is that of one long page, from page to page."""
     writer = TextWriter(tmp_path / "text", SCHEMA)
