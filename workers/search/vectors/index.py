@@ -119,8 +119,8 @@ class VectorWriter:
         try:
             self._manifest = self._opened()
             self._clean()
-            self._log = LogWriter(path / self._manifest.logs[-1], field.dimension)
             self._begin()
+            self._log = LogWriter(path / self._manifest.logs[-1], field.dimension)
         except BaseException:
             self.close()
             raise

@@ -26,7 +26,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from workers.search.derived import IndexDamaged
 from workers.search.schema import Field
 from workers.search.vectors.manifest import Entry, Manifest
 from workers.search.vectors.metrics import Positions
@@ -145,7 +144,7 @@ class Merger:
                     self._merge(IDLE_RATIO if idle else RATIO)
             except Stopped:
                 return
-            except (OSError, RuntimeError, MemoryError, IndexDamaged):
+            except Exception:
                 # Nothing is lost by it: what is not merged is searched as it is.
                 log.exception("vectors of field %r cannot be merged", self._files.field.name)
                 self._failed = True

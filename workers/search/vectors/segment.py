@@ -120,6 +120,8 @@ class Building:
         self._metric = field.metric
         self._base = base
         held_out = min(TRIALS, len(rows) // 16)
+        if held_out < TRIALS // 4:
+            held_out = 0  # too few to tell
         trial = np.linspace(0, len(rows) - 1, held_out).astype(np.intp)
         order = np.concatenate((np.delete(np.arange(len(rows)), trial), trial))
         self.order = order
