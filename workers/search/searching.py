@@ -27,6 +27,7 @@ from workers.search.readers import OpenIndex, Readers
 from workers.search.records import Collection, Document
 from workers.search.resembling import numbers, resembling, rows_of
 from workers.search.schema import KEYWORD, TAGS, TEXT, Schema
+from workers.search.text import facets
 from workers.search.text.facets import FacetSpec
 from workers.search.text.highlight import highlight
 from workers.search.view import View
@@ -61,7 +62,7 @@ class Searcher:
                 node = text_node(query, index.schema)
             return _run(view, found, index, query, node, vector, (), began)
 
-        return self._with_index(collection, run) or _nothing(query, began)
+        return self._with_index(collection, run, lambda schema: _nothing(query, schema, began))
 
     def similar(self, collection: str, given: Similar, query: Query) -> Answer:
         """Documents that resemble others, which are left out."""
@@ -80,28 +81,26 @@ class Searcher:
                 )
             return _run(view, found, index, query, node, vector, {*rows, *against}, began)
 
-        return self._with_index(collection, run) or _nothing(query, began)
+        return self._with_index(collection, run, lambda schema: _nothing(query, schema, began))
 
     def count(self, collection: str, query: Query) -> int:
         """How many documents a query finds."""
 
         def run(view: View, found: Collection, index: OpenIndex) -> int:
-            node = filtered(text_node(query, index.schema), query, index.schema)
-            return index.text.search(node, limit=0).total
+            return index.text.search(_asked(query, index.schema), limit=0).total
 
-        return self._with_index(collection, run) or 0
+        return self._with_index(collection, run, lambda schema: 0)
 
     def rows(self, collection: str, query: Query) -> list[int]:
         """The rows of all documents that a query finds."""
 
         def run(view: View, found: Collection, index: OpenIndex) -> list[int]:
-            node = filtered(text_node(query, index.schema), query, index.schema)
-            rows = index.text.rows(node, MAX_ROWS)
+            rows = index.text.rows(_asked(query, index.schema), MAX_ROWS)
             if rows is None:
                 raise InvalidArgument(f"more than {MAX_ROWS:,} documents: narrow the query")
             return [int(row) for row in rows]
 
-        return self._with_index(collection, run) or []
+        return self._with_index(collection, run, lambda schema: [])
 
     def suggest(
         self, collection: str, name: str, prefix: str, limit: int, filters: Any
@@ -113,12 +112,15 @@ class Searcher:
             node = None if filters is None else filter_of(filters, index.schema)
             return index.text.suggest(name, prefix, limit, node)
 
-        return self._with_index(collection, run) or []
+        return self._with_index(collection, run, lambda schema: [])
 
     def _with_index(
-        self, collection: str, run: Callable[[View, Collection, OpenIndex], T]
-    ) -> T | None:
-        """What `run` returns; None if nothing has been indexed yet.
+        self,
+        collection: str,
+        run: Callable[[View, Collection, OpenIndex], T],
+        nothing: Callable[[Schema], T],
+    ) -> T:
+        """What `run` returns, or `nothing` if nothing has been indexed yet.
 
         Raises:
             InvalidArgument: there is no such collection.
@@ -129,7 +131,7 @@ class Searcher:
                 found = view.existing(collection)
                 index = self._readers.of(found, view.state(found.number))
                 if index is None:
-                    return None
+                    return nothing(found.schema)
                 try:
                     return run(view, found, index)
                 except _Gone:
@@ -159,12 +161,13 @@ def _run(
     else:
         ranked = text_leg(index, query, filtered(node or EVERYTHING, query, schema), without)
     hits, bodies = _hits(view, found, index, query, ranked, node)
-    facets: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
     if query.facets:
-        specs = {name: FacetSpec.parse(name, one, schema) for name, one in query.facets.items()}
-        facets = index.text.facets(filtered(node or EVERYTHING, query, schema), specs)
+        counts = index.text.facets(
+            filtered(node or EVERYTHING, query, schema), _facets(query, schema)
+        )
     took = time.perf_counter() - began
-    return Answer(hits, bodies, ranked.total, ranked.cursor, facets, index.applied, took)
+    return Answer(hits, bodies, ranked.total, ranked.cursor, counts, index.applied, took)
 
 
 def _hits(
@@ -194,9 +197,25 @@ def _hits(
     return hits, bodies
 
 
-def _nothing(query: Query, began: float) -> Answer:
+def _asked(query: Query, schema: Schema) -> Node:
+    """All that a query without a vector demands. Raises InvalidArgument."""
+    return filtered(text_node(query, schema), query, schema)
+
+
+def _facets(query: Query, schema: Schema) -> dict[str, FacetSpec]:
+    """What is to be counted. Raises InvalidArgument."""
+    return {name: FacetSpec.parse(name, one, schema) for name, one in query.facets.items()}
+
+
+def _nothing(query: Query, schema: Schema, began: float) -> Answer:
+    """The answer where nothing has been indexed; what is wrong with the query is said all the same.
+
+    Raises InvalidArgument.
+    """
+    _asked(query, schema)
+    counts = facets.nothing(_facets(query, schema))
     total = 0 if query.total else None
-    return Answer([], [], total, b"", {}, 0, time.perf_counter() - began)
+    return Answer([], [], total, b"", counts, 0, time.perf_counter() - began)
 
 
 def _selected(document: Document, names: Sequence[str]) -> bytes:

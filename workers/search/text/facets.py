@@ -46,6 +46,11 @@ _KINDS: Final[dict[str, tuple[str, ...]]] = {
 }
 _SECOND: Final = 1_000_000
 
+_NOTHING: Final = {
+    "buckets": [], "sum_other_doc_count": 0,
+    "count": 0, "min": None, "max": None, "avg": None, "sum": None,
+}  # fmt: skip
+
 Aggregate = Callable[[dict[str, Any]], dict[str, Any]]
 """Runs aggregations of tantivy over what the query finds."""
 
@@ -98,6 +103,11 @@ def count(aggregate: Aggregate, wanted: Mapping[str, FacetSpec]) -> dict[str, An
     asked = {name: one for name, one in asked.items() if one}
     found = aggregate(asked) if asked else {}
     return {name: _RESULTS[spec.kind](spec, found.get(name)) for name, spec in wanted.items()}
+
+
+def nothing(wanted: Mapping[str, FacetSpec]) -> dict[str, Any]:
+    """The results of all facets where nothing was found."""
+    return count(lambda asked: dict.fromkeys(asked, _NOTHING), wanted)
 
 
 def _spans(aggregate: Aggregate, wanted: Mapping[str, FacetSpec]) -> dict[str, tuple[Any, Any]]:
