@@ -62,6 +62,32 @@ def start_storage(process: support.Start, endpoint: str, folder: Path) -> None:
     process(sys.executable, "-m", "workers", *words).expect(r"^serving storage", timeout=20)
 
 
+def start_search(process: support.Start, endpoint: str, folder: Path) -> None:
+    """The search service, registered."""
+    words = ("search", "--broker", endpoint, "--data", str(folder / "f"))
+    process(sys.executable, "-m", "workers", *words).expect(r"^serving search", timeout=20)
+
+
+def test_the_blocks_of_the_search_service(process: support.Start, tmp_path: Path) -> None:
+    _, (endpoint,) = support.start_broker(process)
+    start_search(process, endpoint, tmp_path)
+    block = blocks("docs/search.md", "python")[0].replace(f"tcp://127.0.0.1:{PORT}", endpoint)
+    assert "<em>分布式</em>" in run(tmp_path, block)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a cache that expires")
+    (tmp_path / "books.jsonl").write_text('{"id": "c", "title": "A cache", "year": 2020}')
+    (tmp_path / "more.csv").write_text("id,title,year\nd,Caching,2021\n")
+    load, query, info = commands(blocks("docs/search.md", "sh")[0])
+    for line in (load.replace(" docs ", " loaded "), query.replace(" docs ", " loaded "), info):
+        command, *words = shlex.split(line)
+        assert command == "sage-mesh"
+        done = support.run(
+            sys.executable, "-m", "mesh.cli", *words,
+            cwd=tmp_path, env={"SAGE_BROKERS": endpoint}, timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 0, done.report()
+
+
 def test_the_blocks_of_the_storage_service(process: support.Start, tmp_path: Path) -> None:
     _, (endpoint,) = support.start_broker(process)
     start_storage(process, endpoint, tmp_path)
@@ -83,7 +109,7 @@ def test_the_blocks_of_the_storage_service(process: support.Start, tmp_path: Pat
 
 @pytest.mark.parametrize("name", READMES)
 def test_the_python_blocks(name: str, process: support.Start, tmp_path: Path) -> None:
-    service, calls, memory, storage, unit_test = blocks(name, "python")
+    service, calls, memory, storage, search, unit_test = blocks(name, "python")
     _, (endpoint,) = support.start_broker(process)
     (tmp_path / "shop.py").write_text(service, "utf-8")
     worker = process(
@@ -96,6 +122,9 @@ def test_the_python_blocks(name: str, process: support.Start, tmp_path: Path) ->
     start_storage(process, endpoint, tmp_path)
     storage = storage.replace(f"tcp://127.0.0.1:{PORT}", endpoint)
     assert "order:17" in run(tmp_path, storage.replace("    list(", "    print(*"))
+    start_search(process, endpoint, tmp_path)
+    search = search.replace(f"tcp://127.0.0.1:{PORT}", endpoint)
+    assert "<em>cache</em>" in run(tmp_path, search)
     memory = memory.replace(PORT, str(support.free_port()))
     printed = run(tmp_path, memory + '    print(client.retrieve("user_session"))')
     assert "{'user_id': 123, 'name': 'Alice'}" in printed
