@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mesh.cli.options import Brokers, Config, Json, Timeout
-from mesh.cli.output import FAILED, USAGE, Failure, Output, reporting
+from mesh.cli.output import FAILED, USAGE, Failure, Output, clean, reporting
 from mesh.cli.processes import broker_environment
 
 if TYPE_CHECKING:
@@ -44,15 +44,19 @@ def bucket_of(brokers: Sequence[str], name: str, timeout: float) -> Iterator[Sto
     """A bucket, for the time of a block.
 
     Raises:
-        Failure: there is no broker.
+        Failure: there is no broker, or the block asks for something that cannot be.
     """
     from mesh import connect
     from mesh.cli.endpoints import parse_all, require_one
+    from mesh.errors import InvalidArgument
 
     endpoints = parse_all(brokers)
     require_one(endpoints)
-    with connect(*endpoints, timeout=timeout) as m:
-        yield m.storage.bucket(name)
+    try:
+        with connect(*endpoints, timeout=timeout) as m:
+            yield m.storage.bucket(name)
+    except InvalidArgument as error:
+        raise Failure(error.message) from None
 
 
 @contextmanager
@@ -119,7 +123,7 @@ def put(
             output.json({"key": name, "version": version, "size": info and info.size,
                          "sha256": info and info.sha256})  # fmt: skip
         elif info is not None:
-            print(f"{name}: {info.size:,} octets, sha256 {info.sha256}")
+            print(f"{clean(name)}: {info.size:,} octets, sha256 {info.sha256}")
 
 
 def _readable(path: str) -> Path:
@@ -144,8 +148,6 @@ def get(
     as_json: Json = False,
 ) -> None:
     """Fetch an object, or the value of a record as JSON. What is written was verified."""
-    from mesh.errors import InvalidArgument
-
     with (
         reporting(as_json, brokers or []) as output,
         bucket_of(brokers or [], bucket, timeout) as s,
@@ -154,7 +156,7 @@ def get(
         try:
             info = s.object_info(key)
             if info is None:
-                _get_record(s, key, output)
+                _get_record(s, key, path, output)
                 return
             with progress(output, key, info.size) as tell:
                 if target == "-":
@@ -163,8 +165,6 @@ def get(
                 if Path(target).exists() and not force:
                     raise Failure(f"{target} exists", "name another file, or use --force")
                 info = s.get_file(key, target, progress=tell)
-        except InvalidArgument as error:
-            raise Failure(error.message) from None
         except OSError as error:
             raise Failure(f"{target}: {error.strerror}", "name another file") from None
         if info is None:
@@ -172,13 +172,15 @@ def get(
         if output.as_json:
             output.json({"key": key, "file": target, "size": info.size, "sha256": info.sha256})
         else:
-            print(f"{target}: {info.size:,} octets, sha256 {info.sha256}")
+            print(f"{clean(target)}: {info.size:,} octets, sha256 {info.sha256}")
 
 
-def _get_record(s: Storage, key: str, output: Output) -> None:
+def _get_record(s: Storage, key: str, path: str | None, output: Output) -> None:
     record = s.entry(key)
     if record is None:
         raise Failure(f"there is no key {key!r} in bucket {s.name!r}", "see `storage ls`")
+    if path not in (None, "-"):
+        raise Failure(f"key {key!r} holds a record, which is printed", "leave out FILE", code=USAGE)
     output.value(record.value)
 
 
@@ -225,8 +227,6 @@ def _facts(item: Item) -> dict[str, Any]:
 
 
 def _row(item: Item) -> str:
-    from mesh.cli.output import clean
-
     at = datetime.fromtimestamp(item.modified_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     mark = "." if item.object is not None else " "
     return f"{item.size:>16,}  {at}  {mark} {clean(item.key)}"

@@ -57,6 +57,8 @@ def test_records(m: Mesh) -> None:
     with pytest.raises(VersionConflict) as raised:
         s.put("a", 2, version=version + 1)
     assert raised.value.data["version"] == version
+    with pytest.raises(InvalidArgument, match="items is list"):
+        s.put_many([("a", 1)])  # type: ignore[arg-type]
     assert list(s.put_many({"b": 1, "c": 2})) == ["b", "c"]
     assert s.get_many(["a", "b", "z"]) == {"a": {"x": 1}, "b": 1}
     assert s.batch().put("d", 4).delete("b", "z").require("a", version).run()[1] == 1
@@ -161,6 +163,8 @@ def test_objects(
     s.delete("file")
     assert s.put_file("file", path) != stored
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    with pytest.raises(IsADirectoryError):
+        s.get_file("o", tmp_path)
     assert s.get_object("nothing") is None and s.get_file("nothing", tmp_path / "x") is None
     assert s.copy("o", "p") and s.delete("o", "p", "file") == 3
 
@@ -180,6 +184,9 @@ def test_objects_from_pieces(m: Mesh) -> None:
         s.put_object("pieces", broken())
     found = s.get_object("pieces")
     assert found is not None and found.info.size == sum(map(len, pieces))
+    s.put_object("pieces", memoryview(b"every second")[::2])
+    found = s.get_object("pieces")
+    assert found is not None and found.read() == b"eeyscn"
     for wrong in ("a path", 5, [1, 2]):
         with pytest.raises(InvalidArgument):
             s.put_object("pieces", wrong)  # type: ignore[arg-type]
@@ -257,20 +264,59 @@ def test_asyncio(mesh: MemoryMesh, tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_reads_follow_writes_in_every_process(m: Mesh) -> None:
+def test_every_process_knows_what_a_dictionary_knows(m: Mesh) -> None:
     """What was acknowledged is seen by the next read, whichever process answers it."""
     s = m.storage.bucket("model")
-    model: dict[str, Any] = {}
     rng = random.Random(5)
-    for _ in range(300):
+    model: dict[str, tuple[int, Any]] = {}
+    objects: dict[str, tuple[int, bytes]] = {}
+    for turn in range(300):
         key = f"k{rng.randrange(20)}"
-        if rng.random() < 0.2:
-            assert s.delete(key) == (model.pop(key, None) is not None)
-        else:
-            model[key] = rng.random()
-            s.put(key, model[key])
-        assert s.get(key) == model.get(key)
-    assert dict(s.items()) == model
+        version = model[key][0] if key in model else 0
+        match rng.choice(("put", "put", "delete", "absent", "compare", "many", "batch", "object")):
+            case "put":
+                model[key] = (s.put(key, turn), turn)
+            case "delete":
+                assert s.delete(key) == (model.pop(key, None) is not None)
+            case "absent":
+                written = s.put(key, turn, only_if="absent")
+                assert (written is None) == (key in model)
+                if written is not None:
+                    model[key] = (written, turn)
+            case "compare":
+                wanted = version + rng.randrange(2)
+                try:
+                    model[key] = (s.put(key, turn, version=wanted), turn)
+                    assert wanted == version
+                except VersionConflict as error:
+                    assert wanted != version and error.data["version"] == version
+            case "many":
+                items = {f"k{rng.randrange(20)}": rng.random() for _ in range(5)}
+                for name, written in s.put_many(items).items():
+                    model[name] = (written, items[name])
+            case "batch":
+                other = f"k{rng.randrange(20)}"
+                steps = s.batch().delete(other).put(key, turn).require(key, version)
+                deleted, written = steps.run()
+                assert deleted == (model.pop(other, None) is not None)
+                model[key] = (written, turn)
+            case "object":
+                data = rng.randbytes(rng.choice((0, 100, PART + 1)))
+                written = s.put_object(f"o{key}", data)
+                assert written is not None
+                objects[f"o{key}"] = (written, data)
+        entry = s.entry(key)
+        assert (entry and (entry.version, entry.value)) == model.get(key)
+        if turn % 10 == 0:
+            known = {name: version for name, (version, _) in (model | objects).items()}
+            assert {item.key: item.version for item in s.listing()} == known
+            assert list(s.keys(reverse=True)) == sorted(known, reverse=True)
+            for name in [*objects][:1]:
+                found = s.get_object(name)
+                assert found is not None and found.read() == objects[name][1]
+    assert dict(s.items("k")) == {name: value for name, (_, value) in model.items()}
+    info = s.info()
+    assert info is not None and info.entries == len(model) + len(objects)
 
 
 def test_without_the_service_the_error_says_how_to_start_it(process: support.Start) -> None:

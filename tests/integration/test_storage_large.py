@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mesh import connect
+from mesh.client.storage.local import LocalUpload
 from tests import support
 from tests.integration.memory_mesh import SOAK, MemoryMesh
 
@@ -59,7 +60,12 @@ def blocks() -> Iterator[bytes]:
 
 
 @pytest.mark.timeout(600 if SOAK else 60)
-def test_an_object_in_and_out_with_bounded_memory(process: support.Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["written", "sent"])
+def test_an_object_in_and_out_with_bounded_memory(
+    process: support.Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "sent":  # as from another machine
+        monkeypatch.setattr(LocalUpload, "open", lambda path, upload: None)
     mesh = MemoryMesh(process, tmp_path / "s", processes=2, service="storage")
     wanted = hashlib.sha256()
     for block in blocks():

@@ -123,11 +123,17 @@ class View:
         there.
 
         Raises:
-            InvalidArgument: deletions since `after` are forgotten, or the bucket was dropped.
+            InvalidArgument: deletions since `after` are forgotten, the bucket was dropped, or
+                nothing has that version yet.
         """
         found = self.bucket(bucket)
         if found is None and not after:
             return [], 0
+        if after > (newest := self.totals().version):
+            raise InvalidArgument(
+                f"version {after} is none of this store, whose last one is {newest}: it was "
+                "restored from a backup, or is another one; begin anew, after 0"
+            )
         if found is None or 0 < after < found.trimmed:
             gone = "it was dropped" if found is None else f"up to {found.trimmed} not all are kept"
             raise InvalidArgument(

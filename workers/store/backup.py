@@ -160,14 +160,16 @@ def compact(path: Path) -> tuple[int, int]:
     """Give the free pages of a store that nobody has open back to the disk: octets before, after.
 
     Raises:
-        ConfigError: it is in use.
+        ConfigError: it is in use, or there is none.
     """
     data = path / place.DATA
-    before = data.stat().st_size
+    if not data.exists():
+        raise ConfigError(f"there is no store in {path}")
     smaller = path / "compacting"
-    shutil.rmtree(smaller, ignore_errors=True)  # of one that was interrupted
     openers = place.Openers(path, exclusive=True)
     try:
+        before = data.stat().st_size
+        shutil.rmtree(smaller, ignore_errors=True)  # of one that was interrupted
         env = open_environment(path, 0)
         try:
             copy(env, smaller)

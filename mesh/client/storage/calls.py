@@ -273,6 +273,8 @@ def put_many(
     idempotency_key: str = "",
 ) -> Request[dict[str, int]]:
     """Write up to 1,000 records together, all or none; their versions, by key."""
+    if not isinstance(items, Mapping):
+        raise InvalidArgument(f"items is {type(items).__name__}; give a mapping of keys to values")
     packed = {key_of(key): _pack(value, f"items[{key!r}]") for key, value in items.items()}
     limits.check_items(packed)
     kwargs = conditions(bucket, ttl, "", None, idempotency_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from contextlib import suppress
@@ -37,6 +38,8 @@ class Target:
         self._partial.replace(self._path)
 
     def __enter__(self) -> Self:
+        if self._path.is_dir():  # now, and not when everything has been fetched
+            raise IsADirectoryError(errno.EISDIR, "it is a directory", str(self._path))
         self._file = self._partial.open("xb", buffering=0)
         return self
 

@@ -118,7 +118,7 @@ class Outgoing:
         """Some more octets."""
         if not isinstance(piece, bytes | bytearray | memoryview):
             raise InvalidArgument(f"an object is made of bytes, not of {type(piece).__name__}")
-        view = memoryview(piece).cast("B")
+        view = _octets(piece)
         if len(view):
             # What may change must not do so while it waits.
             self._waiting.append(view if isinstance(piece, bytes) else memoryview(bytes(view)))
@@ -162,7 +162,7 @@ def outgoing(source: Any) -> Outgoing:
         InvalidArgument: it is none of these.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        view = memoryview(source).cast("B")
+        view = _octets(source)
         return Outgoing(iter(view[at : at + PART] for at in range(0, len(view), PART)), len(view))
     if isinstance(source, str | os.PathLike):
         raise InvalidArgument("a path: use put_file(key, path), or give the content as bytes")
@@ -173,6 +173,11 @@ def outgoing(source: Any) -> Outgoing:
     raise InvalidArgument(
         f"{type(source).__name__} is no content: give bytes, a binary file or an iterable of bytes"
     )
+
+
+def _octets(piece: bytes | bytearray | memoryview) -> memoryview:
+    view = memoryview(piece)
+    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
 
 
 def _read(file: BinaryIO) -> Iterator[bytes]:

@@ -187,6 +187,8 @@ def test_deletions_are_told_for_a_day(store: Driver) -> None:
         store.changes_page(begun)
     assert store.changes_page()["items"] == [[1, "put", "a"]]
     assert store.changes_page(3)["items"] == []
+    with pytest.raises(InvalidArgument, match="whose last one is 3"):
+        store.changes_page(4)  # as of a store that was restored from a backup
 
 
 def test_a_bucket_that_was_dropped_is_another_one(store: Driver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.conformance.storage.driver import Clock, Driver, opened_lmdb
 from workers.storage import files
 from workers.storage.engine import LmdbEngine
 from workers.storage.verbs import Verbs
+from workers.store import Job
 
 MIB = 1024 * 1024
 
@@ -251,6 +253,64 @@ def test_what_was_given_up_cannot_be_named(tmp_path: Path, clock: Clock) -> None
     (result,) = engine.execute([op])
     assert isinstance(result, InvalidArgument) and "given up" in result.message
     assert store.object("o") is None
+    engine.close()
+
+
+def test_a_large_object_is_on_disk_before_anything_names_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    objects = tmp_path / "s" / "objects"
+    data = os.urandom(PART + 1)
+    name, digests = store.send(data)
+    done: list[object] = []
+    link, fsync, execute = os.link, os.fsync, engine.store.execute
+
+    def note_link(source: Path, target: Path) -> None:
+        link(source, target)
+        done.append("linked")
+
+    def note_fsync(file: int) -> None:
+        fsync(file)
+        done.append(os.fstat(file).st_ino)
+
+    def note_execute(jobs: list[Job]) -> list[object]:
+        done.append("executed")
+        return execute(jobs)
+
+    monkeypatch.setattr(os, "link", note_link)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(engine.store, "execute", note_execute)
+    engine._files.finish(name, len(data), digests)
+    flushed = [(objects / name.hex()).stat().st_ino, objects.stat().st_ino]
+    assert done == ["linked", *flushed]
+    # And once more: who did that may have been killed before it was on disk.
+    done.clear()
+    assert store.finish("o", data, name, digests)
+    assert done == [*flushed, "executed"]
+    engine.close()
+
+
+def test_what_cannot_be_flushed_is_given_up(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second flush may succeed although the first one has lost something."""
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    data = os.urandom(PART + 1)
+    name, digests = store.send(data)
+
+    def fail(file: int) -> None:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="broken"):
+            store.finish("o", data, name, digests)
+    with pytest.raises(InvalidArgument, match="no such upload"):
+        store.finish("o", data, name, digests)
+    assert store.put_large("o", data) and store.content("o") == data
     engine.close()
 
 

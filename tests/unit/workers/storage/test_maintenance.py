@@ -156,5 +156,7 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     shutil.rmtree(tmp_path / "r" / "objects")
     assert main(["verify", str(tmp_path / "r")]) == 1
     assert "DAMAGED" in capsys.readouterr().out
+    assert main(["compact", str(tmp_path / "nothing")]) == 1
+    assert "there is no store" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nothing")]) == 1
     assert "there is no store" in capsys.readouterr().err
