@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 from mesh import connect
 from mesh.protocol.storage import PART
 from tests import support
 from tests.integration.memory_mesh import MemoryMesh
+
+
+def on_a_terminal(*words: str) -> str:
+    """What the command shows on a terminal beside its output."""
+    terminal, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    code = "import sys; from mesh.cli import main; sys.exit(main())"
+    environment = {**os.environ, "TERM": "xterm"}
+    command = [sys.executable, "-c", code, *words]
+    child = subprocess.Popen(command, stderr=slave, stdout=subprocess.DEVNULL, env=environment)
+    os.close(slave)
+    shown = b""
+    with suppress(OSError):  # the terminal has no more to show
+        while more := os.read(terminal, 4096):
+            shown += more
+    os.close(terminal)
+    assert child.wait(timeout=10) == 0, shown
+    return shown.decode()
 
 
 def test_files_in_and_out(process: support.Start, tmp_path: Path) -> None:
@@ -31,13 +56,16 @@ def test_files_in_and_out(process: support.Start, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(data)
     assert f"{len(data):,} octets" in cli("put", str(source), "dir/a")
-    assert "source.bin" in cli("put", str(source))
+    shown = on_a_terminal("storage", "put", "--broker", mesh.endpoint, str(source))
+    assert "source.bin" in shown and "3.1/3.1 MB" in shown and "━" in shown
     assert "exists" in cli("get", "dir/a", str(source), status=1)
     cli("get", "dir/a", str(tmp_path / "target"))
     assert (tmp_path / "target").read_bytes() == data
     with connect(mesh.endpoint) as m:
         m.storage.put("record", {"x": 1})
     assert json.loads(cli("get", "record", "--json")) == {"x": 1}
+    assert "leave out FILE" in cli("get", "record", str(tmp_path / "r"), status=2)
+    assert "slashes" in cli("ls", "--bucket", "a/b", status=1)
     listed = [json.loads(line) for line in cli("ls", "--json").splitlines()]
     assert [item["key"] for item in listed] == ["dir/a", "record", "source.bin"]
     assert "dir/a" in cli("ls", "dir/") and "record" not in cli("ls", "dir/")
