@@ -10,13 +10,17 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from mesh import connect
+from mesh.protocol import payload
 from mesh.protocol.storage import PART
 from tests import support
-from tests.integration.memory_mesh import MemoryMesh
+from tests.integration.memory_mesh import MemoryMesh, until
+from workers.storage import maintenance
+from workers.storage.records import read_entry
 
 
 def on_a_terminal(*words: str) -> str:
@@ -90,3 +94,43 @@ def test_files_in_and_out(process: support.Start, tmp_path: Path) -> None:
         found = m.storage.get_object("dir/a")
         assert found is not None and found.read() == data
         assert m.storage.get("after") is None
+
+
+def test_a_backup_while_all_is_being_written(process: support.Start, tmp_path: Path) -> None:
+    """It holds what was acknowledged before it began, and pairs that belong together."""
+    mesh = MemoryMesh(process, tmp_path / "s", processes=2, service="storage")
+    stop = threading.Event()
+    acknowledged = 0
+
+    def write() -> None:
+        nonlocal acknowledged
+        with connect(mesh.endpoint) as m:
+            turn = 0
+            while not stop.is_set():
+                turn += 1
+                m.storage.batch().put("left", turn).put("right", turn).run()
+                m.storage.put_object(f"o{turn % 5}", bytes((turn % 256,)) * (PART + turn))
+                m.storage.delete(f"o{(turn + 2) % 5}")
+                acknowledged = turn
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        until(lambda: acknowledged)
+        for number in range(3):
+            before = acknowledged
+            target = tmp_path / f"b{number}"
+            child = support.start_mesh(
+                process, "storage", "backup", str(target), "--data", str(tmp_path / "s")
+            )
+            assert child.wait(timeout=30) == 0, child.report()
+            with maintenance.opened(target) as (view, tables):
+                entries = dict(view.items(tables["entries"]))
+            (left,) = [read_entry(e).body for slot, e in entries.items() if slot[4:] == b"left"]
+            (right,) = [read_entry(e).body for slot, e in entries.items() if slot[4:] == b"right"]
+            assert left == right and payload.decode(left) >= before
+    finally:
+        stop.set()
+        writer.join()
+    assert acknowledged > 5
+    assert maintenance.verify(tmp_path / "s").damage == []

@@ -197,6 +197,30 @@ def test_an_upload_outlives_its_writer_and_its_client(
         assert first + reading.read() == path.read_bytes()
 
 
+def test_a_scan_goes_on_elsewhere(mesh: MemoryMesh) -> None:
+    """Every key comes once, in order, whoever served it."""
+    with connect(mesh.endpoint) as m:
+        s = m.storage
+        wanted = {f"k{number:05}": "x" * 1000 for number in range(5000)}
+        for begin in range(0, 5000, 1000):
+            s.put_many(dict(list(wanted.items())[begin : begin + 1000]))
+        found: list[tuple[str, str]] = []
+        for pair in s.items():
+            found.append(pair)
+            if len(found) in (500, 3000):
+                for pid in mesh.workers():
+                    os.kill(pid, 9)
+                until(mesh.complete)
+        assert found == list(wanted.items())
+        backwards: list[str] = []
+        for key in s.keys("k", start="k01000", end="k04000", reverse=True):
+            backwards.append(key)
+            if len(backwards) == 1000:
+                for pid in mesh.workers():
+                    os.kill(pid, 9)
+        assert backwards == sorted(wanted, reverse=True)[1000:4000]
+
+
 @pytest.mark.timeout(600 if SOAK else 60)
 def test_those_who_follow_miss_nothing(mesh: MemoryMesh) -> None:
     """A copy that is kept up by following changes is complete, whoever dies meanwhile."""
