@@ -75,19 +75,20 @@ def up(config: str | None, folder: str | None, output: Output) -> int:
         Failure: a mesh runs already in this folder, or over the same data.
     """
     from mesh import settings
-    from mesh.supervision import shell
+    from mesh.supervision import folders, shell
     from mesh.supervision.control import Control
     from mesh.supervision.view import View
 
     found = settings.load(config).settings
-    where = shell.run_folder(found, folder)
+    where = folders.run_folder(found, folder)
     address = settings.monitor_at(found)
     with ExitStack() as stack:
-        stack.callback(os.close, shell.claim(where))
+        stack.enter_context(folders.claim(where))
         for service, asked in settings.wanted(found).items():
             if asked.data is not None:
-                stack.callback(os.close, shell.claim_data(service, asked.data, where))
-        monitored = shell.monitored_in(where) if address is not None else None
+                otherwise = f"name another directory: services.{service}.data"
+                stack.enter_context(folders.claim_data(asked.data, where, otherwise))
+        monitored = folders.monitored_in(where) if address is not None else None
 
         def plans() -> dict[str, shell.Plan]:
             return shell.plans(settings.load(config).settings, config, monitored)
@@ -127,9 +128,9 @@ def down(config: str | None, folder: str | None, timeout: float) -> None:
         Failure: none runs, or it does not end.
     """
     from mesh import settings
-    from mesh.supervision import shell
+    from mesh.supervision import folders
 
-    shell.down(shell.run_folder(settings.load(config).settings, folder), timeout)
+    folders.down(folders.run_folder(settings.load(config).settings, folder), timeout)
 
 
 def detach(config: str | None, folder: str | None, timeout: float, output: Output) -> None:
@@ -140,11 +141,12 @@ def detach(config: str | None, folder: str | None, timeout: float, output: Outpu
         Failure: it has ended, or is not ready within `timeout` seconds.
     """
     from mesh import settings
-    from mesh.supervision import control, shell
+    from mesh.supervision import control, folders
     from mesh.supervision.view import OWN
 
-    where = shell.run_folder(settings.load(config).settings, folder).resolve()
-    os.close(shell.claim(where))  # refuses if one runs already
+    where = folders.run_folder(settings.load(config).settings, folder).resolve()
+    with folders.claim(where):
+        pass  # none runs yet
     command = [sys.executable, "-P", "-m", "mesh.cli", "up", "--run", str(where)]
     command += ["--config", config] if config is not None else []
     log = where / "up.log"
@@ -186,9 +188,9 @@ def rollout(config: str | None, folder: str | None, timeout: float, output: Outp
         Failure: none runs, or the rollout was stopped.
     """
     from mesh import settings
-    from mesh.supervision import control, shell
+    from mesh.supervision import control, folders
 
-    where = shell.run_folder(settings.load(config).settings, folder)
+    where = folders.run_folder(settings.load(config).settings, folder)
     answer = control.ask(where, {"do": "rollout"}, timeout)
     if output.as_json:
         output.json(answer)
@@ -204,10 +206,10 @@ def members(config: str | None, folder: str | None, output: Output) -> None:
         Failure: none runs.
     """
     from mesh import settings
-    from mesh.supervision import control, shell
+    from mesh.supervision import control, folders
     from mesh.supervision.view import render
 
-    where = shell.run_folder(settings.load(config).settings, folder)
+    where = folders.run_folder(settings.load(config).settings, folder)
     answer = control.ask(where, {"do": "members"}, control.ASK_TTL)
     if output.as_json:
         output.json(answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import signal
@@ -28,8 +27,6 @@ HOPELESS = {BROKER: 2, WORKER: 78}
 """Exit statuses that say that the configuration is wrong."""
 LAST_LINES = 3
 CONTROL_TTL = 10.0
-LOCK = "up.lock"
-MAX_NOTE = 4200
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,105 +68,6 @@ def plans(settings: Settings, config: str | None, monitored: Path | None) -> dic
     for service, asked in wanted(settings).items():
         found[service] = Plan(WORKER, worker(service), "serving ", asked.processes)
     return found
-
-
-def monitored_in(folder: Path) -> Path:
-    """Where the children of the mesh in that run folder tell of themselves.
-
-    Raises:
-        Failure: the folder cannot be used.
-    """
-    path = folder / "monitor"
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise Failure(f"{path}: {error.strerror}", "name another folder: --run DIR") from None
-    for left_behind in path.glob("*.sock"):
-        left_behind.unlink()
-    return path
-
-
-def run_folder(settings: Settings, chosen: str | None) -> Path:
-    """Where the running mesh is noted: by choice, in XDG_RUNTIME_DIR, or beside the data.
-
-    Raises:
-        Failure: none of these is given.
-    """
-    runtime, data = os.environ.get("XDG_RUNTIME_DIR"), settings.services.memory.data
-    if chosen:
-        return Path(chosen)
-    if runtime:
-        return Path(runtime) / "sage-mesh"
-    if data:
-        return Path(f"{data.rstrip('/')}.run")
-    raise Failure("there is no place to note that the mesh runs", "name a folder: --run DIR")
-
-
-def claim(folder: Path) -> int:
-    """Take the run folder for this process, until it ends; the open lock file.
-
-    Raises:
-        Failure: another mesh has it, or it cannot be used.
-    """
-    return _claimed(folder, folder, "name another folder: --run DIR")
-
-
-def claim_data(service: str, folder: Path, run: Path) -> int:
-    """Take the directory of a service's data for the mesh in the run folder `run`, as `claim` does.
-
-    Over one store two meshes would each have workers of the service, but only one of them a writer.
-
-    Raises:
-        Failure: another mesh has it, or it cannot be used.
-    """
-    return _claimed(folder, run, f"name another directory: services.{service}.data")
-
-
-def _claimed(folder: Path, run: Path, otherwise: str) -> int:
-    """The open lock file in `folder`, which now names this process and `run`."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Failure(f"{folder}: {error.strerror}", otherwise) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid, _, owner = os.pread(lock, MAX_NOTE, 0).decode(errors="replace").strip().partition("\n")
-        os.close(lock)
-        what = f"a mesh runs already in {owner} (pid {pid})"
-        data = "" if folder == run else f", with its data in {folder}"
-        hint = f"end it with `sage-mesh down --run {owner}`, or {otherwise}"
-        raise Failure(what + data, hint) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n{run.resolve()}\n".encode(errors="replace"), 0)
-    return lock
-
-
-def down(folder: Path, timeout: float) -> None:
-    """Have the mesh of a run folder drain, and wait for its end.
-
-    Raises:
-        Failure: none runs there, or it has not ended within `timeout` seconds.
-    """
-    try:
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise Failure(f"no mesh runs in {folder}", "name its folder: --run DIR") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = int(os.pread(lock, MAX_NOTE, 0).split()[0])
-    else:
-        os.close(lock)
-        raise Failure(f"no mesh runs in {folder}", "name its folder: --run DIR")
-    os.kill(pid, signal.SIGTERM)
-    waiter = threading.Thread(target=fcntl.flock, args=(lock, fcntl.LOCK_EX), daemon=True)
-    waiter.start()
-    waiter.join(timeout)
-    if waiter.is_alive():
-        raise Failure(f"pid {pid} still drains after {timeout:g} s", "wait, or give --timeout")
-    os.close(lock)
 
 
 Event = dict[str, Any]

@@ -155,15 +155,22 @@ def test_a_place_that_cannot_be_written(started: Callable[..., MemoryService]) -
         started(folder="/dev/null/data")
 
 
+def test_data_of_another_service(started: Callable[..., MemoryService]) -> None:
+    service = started()
+    with pytest.raises(ConfigError, match=rf"pid {os.getpid()}\), with its data .*data="):
+        started()
+    service.stop()
+    started()
+
+
 def test_data_outlives_the_service(started: Callable[..., MemoryService]) -> None:
     service = started()
     with MemoryServiceClient(service.address) as client:
         client.store("k", 1)
     service.stop()
     assert not service.running
-    with started(), pytest.raises(ConfigError, match="started before"):
-        service.start().start()
-    service.stop()
+    with service.start(), pytest.raises(ConfigError, match="started before"):
+        service.start()
     with started() as again, MemoryServiceClient(again.address) as client:
         assert client.retrieve("k") == 1
 

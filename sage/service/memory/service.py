@@ -20,6 +20,7 @@ from mesh.cli.output import Failure
 from mesh.cli.processes import Process, broker_command, broker_environment
 from mesh.errors import ConfigError
 from mesh.settings import load, monitor_at
+from mesh.supervision.folders import claim_data
 from mesh.transport import is_local, parse_endpoint
 
 BACKENDS: Final = ("lmdb", "redis", "memory")
@@ -97,7 +98,7 @@ class MemoryService:
         self.processes = processes or (1 if storage_backend == "memory" else 2)
         self._insecure = insecure
         self._parts: list[_Part] = []
-        self._told = ExitStack()
+        self._held = ExitStack()
         self._stopping = threading.Event()
         self._drain_timeout = 30.0
         self._keeper: threading.Thread | None = None
@@ -218,6 +219,11 @@ class MemoryService:
         self._end_all()
 
     def _start_all(self, bind: str) -> None:
+        if self.storage_backend == "lmdb":
+            try:
+                self._held.enter_context(claim_data(self.data, None, "name another with data="))
+            except Failure as error:
+                raise ConfigError(f"{error}; {error.advice}") from None
         told = self._tell()
         extra = [] if is_local(bind) else ["--insecure"]
         extra += told("broker")
@@ -238,8 +244,8 @@ class MemoryService:
         from mesh.monitoring.http import Monitor
         from mesh.monitoring.together import Together, address_in
 
-        folder = Path(self._told.enter_context(TemporaryDirectory(prefix="sage-memory-")))
-        self._told.callback(Monitor(address, Together(folder, self._missing)).start().close)
+        folder = Path(self._held.enter_context(TemporaryDirectory(prefix="sage-memory-")))
+        self._held.callback(Monitor(address, Together(folder, self._missing)).start().close)
         return lambda part: ["--monitor", address_in(folder, part)]
 
     def _missing(self) -> list[str]:
@@ -317,7 +323,7 @@ class MemoryService:
                     BROKER_STOP_TIMEOUT if part is self._parts[0] else self._drain_timeout
                 )
         self._parts = []
-        self._told.close()
+        self._held.close()
 
 
 def _default_data(port: int) -> Path:
