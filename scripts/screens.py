@@ -25,7 +25,6 @@ sys.path.insert(0, str(ROOT))
 from examples.wholemesh import CONFIG, port_near  # noqa: E402
 from mesh import connect  # noqa: E402
 from mesh.cli import history, status, top  # noqa: E402
-from mesh.settings import BUILT_IN  # noqa: E402
 from mesh.supervision import control, view  # noqa: E402
 
 WIDTH = 96
@@ -39,7 +38,8 @@ def main() -> None:
         port = port_near(8080)
         environment = {
             **os.environ,
-            **{f"SAGE_{name.upper()}_DATA": f"{folder}/{name}" for name in BUILT_IN},
+            "SAGE_MEMORY_DATA": f"{folder}/memory",
+            "SAGE_STORAGE_DATA": f"{folder}/storage",
             "SAGE_SERVICES_MEMORY_PROCESSES": "2",
             "SAGE_SERVICE_PORT": str(port),
             "PYTHONPATH": str(ROOT),
