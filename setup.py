@@ -24,6 +24,7 @@ COMPILED_AS_THEY_STAND = (
     "mesh/resilience/breaker.py",
     "mesh/resilience/budget.py",
     "mesh/monitoring/histogram.py",
+    "mesh/ending.py",
     "mesh/client/calls.py",
     "mesh/client/timers.py",
     "mesh/client/links.py",

@@ -23,6 +23,7 @@ NAMES = (
     "mesh.resilience.breaker",
     "mesh.resilience.budget",
     "mesh.monitoring.histogram",
+    "mesh.ending",
     "mesh.client.calls",
     "mesh.client.timers",
     "mesh.client.links",

@@ -21,6 +21,7 @@ _PURE: Final = _LOW | {"mesh.protocol"}
 _CLIENT: Final = _PURE | {
     "mesh.context",
     "mesh.discovery",
+    "mesh.ending",
     "mesh.resilience",
     "mesh.settings",
     "mesh.transport",
@@ -30,6 +31,7 @@ _SERVICE: Final = _CLIENT | {"mesh.client", "mesh.logs", "mesh.monitoring"}
 UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.errors": frozenset(),
     "mesh.compiled": frozenset(),
+    "mesh.ending": frozenset(),
     "mesh.context": _PURE,
     "mesh.logs": frozenset({"mesh.context"}),
     "mesh.protocol": _LOW | {"mesh.units"},

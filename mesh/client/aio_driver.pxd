@@ -3,19 +3,7 @@ import cython
 from mesh.client.base cimport Options, begin
 from mesh.client.calls cimport Call
 from mesh.client.core cimport ClientCore
-
-cdef class Ending:
-    cdef public object _asyncio_future_blocking
-    cdef object _loop
-    cdef bint _done
-    cdef bint _cancelled
-    cdef object _reason
-    cdef object _callback
-    cdef object _context
-
-    @cython.locals(callback=object, context=object)
-    cpdef wake(self, object ended=*)
-    cpdef result(self)
+from mesh.ending cimport Ending
 
 cdef class LoopDriver:
     cdef object __weakref__

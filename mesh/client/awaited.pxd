@@ -1,8 +1,9 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
 import cython
-from mesh.client.aio_driver cimport Ending, LoopDriver
+from mesh.client.aio_driver cimport LoopDriver
 from mesh.client.base cimport Options, pack, result
 from mesh.client.calls cimport Call
+from mesh.ending cimport Ending
 
 cdef class Connection:
     cdef readonly object settings

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from mesh.client.aio_driver import Ending, LoopDriver
+from mesh.client.aio_driver import LoopDriver
 from mesh.client.aio_streams import call_with_stream
 from mesh.client.base import Options, pack, result
 from mesh.client.calls import ENDED, Call, ClientSettings
+from mesh.ending import Ending
 
 
 class Connection:

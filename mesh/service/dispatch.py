@@ -6,7 +6,6 @@ outcomes back through `post`.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import math
@@ -80,10 +79,10 @@ class Dispatcher:
         self._lifespan: AbstractAsyncContextManager[Any] | None = None
 
     @property
-    def event_loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop of the async handlers; None without any."""
+    def loop_thread(self) -> LoopThread | None:
+        """Where the async handlers run; None without any."""
         has_any = any(method.kind == ASYNC for method in self._service.methods.values())
-        return self._loop.loop if has_any and isinstance(self._loop, LoopThread) else None
+        return self._loop if has_any and isinstance(self._loop, LoopThread) else None
 
     # ---------------------------------------------------------------- life
 

@@ -2,9 +2,10 @@
 
 Requests come in lists. A *runner* is a task that works through the queue; as long as the handlers
 it awaits do not suspend, one task serves them all. When one suspends, the task belongs to that
-call until its end, and another runner takes over the queue. So a call that never waits costs no
-task, one that waits costs one, and `asyncio.current_task()`, timeouts and cancellation mean what
-they always mean. Each call runs in a copy of the context of its own.
+call until its end, and another runner takes over the queue. One that has nothing to do is parked,
+to go on with the next requests within the callback that brings them. So a call that never waits
+costs no task, one that waits costs one, and `asyncio.current_task()`, timeouts and cancellation
+mean what they always mean. Each call runs in a copy of the context of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from mesh import context, errors
 from mesh.context import running
+from mesh.ending import Ending
 from mesh.errors import CallError
 from mesh.protocol.messages import BATCH, RAW
 from mesh.service.batching import Group
@@ -99,7 +101,10 @@ Job: TypeAlias = "Request | tuple[Method, Sequence[Request]]"
 
 
 class LoopRunner:
-    """Runs async handlers on the loop it is used on. Only `submit` may be called elsewhere."""
+    """Runs async handlers on the loop it is used on. Only `submit` may be called elsewhere.
+
+    `driven`: whoever submits on the loop calls `run_queued` himself afterwards, not from a task.
+    """
 
     def __init__(
         self,
@@ -112,6 +117,8 @@ class LoopRunner:
         self._outbox = outbox
         self._post = outbox.post
         self._queue: deque[Job | Many] = deque()
+        self.driven = False
+        self._parked: Ending | None = None
         self._scheduled = False
         self._running = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,21 +126,39 @@ class LoopRunner:
     def submit(self, jobs: Sequence[Job]) -> None:
         """Run requests, and `(method, requests)` as one execution of a batch handler."""
         self._queue.extend(jobs)
-        if running_loop() is self.loop:
-            self._take_over()
-        elif not self._scheduled:
+        here = running_loop() is self.loop
+        if not self._scheduled and not (here and self.driven):
             self._scheduled = True
-            self.loop.call_soon_threadsafe(self._take_over)
+            call_soon = self.loop.call_soon if here else self.loop.call_soon_threadsafe
+            call_soon(self.run_queued)
 
     def cancel(self, request: Request) -> None:
         """Cancel a call that has begun; one that has not is refused when its turn comes."""
         if request.handle is not None:
             request.handle.cancel()
 
-    def _take_over(self) -> None:
+    def run_queued(self) -> None:
+        """Let a runner work through what was submitted. Not to be called from a task."""
         self._scheduled = False
-        if self._queue and not self._running:
+        if not self._queue or self._running:
+            return
+        parked, self._parked = self._parked, None
+        if parked is None:
             self._new_runner()
+        else:
+            self._running = True
+            parked.wake()
+
+    async def _park(self) -> None:
+        """Wait until there is something to do."""
+        running.set(None)  # a parked runner holds on to no request
+        self._running = False
+        self._parked = parked = Ending(self.loop)
+        try:
+            await parked
+        finally:
+            if self._parked is parked:
+                self._parked = None
 
     def _new_runner(self) -> None:
         self._running = True
@@ -142,11 +167,16 @@ class LoopRunner:
         task.add_done_callback(self._tasks.discard)
 
     async def _runner(self) -> None:
+        context.clock.set(self._clock)
+        while await self._work_through():
+            await self._park()
+
+    async def _work_through(self) -> bool:
+        """Run what is queued; whether this task may wait for more."""
         queue = self._queue
         outbox = self._outbox
         post = outbox.post
         clock = self._clock
-        context.clock.set(clock)
         task: Any = asyncio.current_task()
         while queue:
             suspended = run_ready(queue, outbox, clock, task)
@@ -162,14 +192,14 @@ class LoopRunner:
                     result = failure(request, error)
                 post(result)
                 request.handle = None
-                return
+                return self._may_park(task)
             if not queue or task.cancelling():
                 # A handler may cancel the task it ran in and return: nobody else may suffer.
                 break
             job = queue.popleft()
             if not isinstance(job, Request):
                 if await self._special(job):
-                    return
+                    return self._may_park(task)
                 continue
             request = job
             code = request.refusal(clock())
@@ -195,12 +225,17 @@ class LoopRunner:
             post(result)
             if request.handle is not None:
                 request.handle = None
-                return
+                return self._may_park(task)
             if task.cancelling():
                 break
         self._running = False
         if queue:
             self._new_runner()
+            return False
+        return self._may_park(task)
+
+    def _may_park(self, task: asyncio.Task[Any]) -> bool:
+        return not self._running and self._parked is None and not task.cancelling()
 
     @types.coroutine
     def _drive(

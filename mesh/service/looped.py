@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mesh.service.loop import running_loop
+from mesh.service.loop import LoopThread, running_loop
 
 if TYPE_CHECKING:
     from mesh.service.runtime import Channel, Runtime
@@ -31,11 +31,17 @@ LET_GO_TTL = 1.0
 
 
 class LoopDrive:
-    """Drives `runtime` on `loop`. `guard` is run by the runtime's own thread, until the end."""
+    """Drives `runtime` on the loop of `thread`.
 
-    def __init__(self, runtime: Runtime, loop: asyncio.AbstractEventLoop) -> None:
+    `guard` is run by the runtime's own thread, until the end.
+    """
+
+    def __init__(self, runtime: Runtime, thread: LoopThread) -> None:
         self._runtime = runtime
-        self._loop = loop
+        self._loop = thread.loop
+        thread.runner.driven = True
+        # Outside of the lock: a handler that blocks must not keep the guard from driving.
+        self._run_queued = thread.runner.run_queued
         self._driving = threading.Lock()
         self._over = threading.Event()
         self._scheduled = False
@@ -88,6 +94,26 @@ class LoopDrive:
             self._over.set()
         finally:
             self._driving.release()
+        self._run_queued()
+        if self._runtime.waiting:
+            self._answer()
+
+    def _answer(self) -> None:
+        """Send what the handlers have answered, unless the guard does it."""
+        if not self._driving.acquire(blocking=False):
+            return
+        try:
+            if not self._over.is_set():
+                self._runtime.answer()
+        except BaseException as error:
+            self._error = error
+            self._over.set()
+        finally:
+            self._driving.release()
+
+    def _readable(self) -> None:
+        if not self._scheduled:
+            self._step()
 
     def _tidy(self) -> bool:
         """Watch new channels and let go of old ones; whether there were any."""
@@ -102,7 +128,7 @@ class LoopDrive:
         for number in channels.keys() - self._watched.keys():
             descriptors = self._watched[number] = channels[number].descriptors()
             for fd in descriptors:
-                self._loop.add_reader(fd, self._step)
+                self._loop.add_reader(fd, self._readable)
         return True
 
     def _unwatch(self, number: int) -> None:

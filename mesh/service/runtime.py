@@ -38,7 +38,7 @@ from mesh.transport import AnyLink, open_link, parse_endpoint
 
 # Requests are read in portions: the broker and the callers work on the answers to one while this
 # process works on the next.
-LIMIT = 32
+LIMIT = 128
 SPIN = 100e-6
 RETRY_SEND = 0.01
 FLUSH_TTL = 1.0
@@ -116,8 +116,8 @@ class Runtime:
         self._stop_lock = threading.Lock()
         self._shut_down = False
         self._broken = False
-        loop = self._dispatcher.event_loop
-        self._drive = LoopDrive(self, loop) if loop is not None else None
+        thread = self._dispatcher.loop_thread
+        self._drive = LoopDrive(self, thread) if thread is not None else None
         self._thread = threading.Thread(
             target=self._work, name=f"mesh-{service.name}-io", daemon=True
         )
@@ -306,6 +306,11 @@ class Runtime:
         """Receive, act and send once; whether anything happened."""
         now = time.monotonic()
         return self._turn(now, self._receive(now))
+
+    def answer(self) -> None:
+        """Send what handlers have answered, and nothing else."""
+        apply(self._core, self._outbox.take())
+        self._send(time.monotonic())
 
     def spin(self) -> bool:
         """Keep trying to receive for a moment, if all is quiet after traffic."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mesh.client.aio_driver import Ending
+from mesh.ending import Ending
 
 LOOPS: list[Any] = [asyncio.new_event_loop]
 try:
