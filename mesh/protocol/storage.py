@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from xxhash import xxh3_64_digest
@@ -91,18 +90,6 @@ def check_part(data: Any, digest: Any) -> bytes:
 def part_digest(data: bytes | memoryview) -> bytes:
     """What a part is known by: XXH3-64."""
     return xxh3_64_digest(data)
-
-
-def write_part(file: int, number: int, data: bytes | memoryview) -> None:
-    """Write a part to its place, and have the disk begin with it: less is left for the flush."""
-    left, at = memoryview(data), number * PART
-    while left:
-        written = os.pwrite(file, left, at)
-        left = left[written:]
-        at += written
-    if hasattr(os, "posix_fadvise"):
-        # What is dirty is written at once by this, and nobody waits for it.
-        os.posix_fadvise(file, number * PART, len(data), os.POSIX_FADV_DONTNEED)
 
 
 def check_sha256(digest: Any) -> bytes:

@@ -10,6 +10,7 @@ cdef class Change(View):
     cdef public set touched
     cdef Table _rows
     cdef object _due
+    cdef object _has_file
     cdef Totals _totals
     cdef object _steps
 

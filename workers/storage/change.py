@@ -50,8 +50,16 @@ OF_ENTRY, OF_BLOB, OF_ROW, OF_BUCKET = b"e", b"g", b"t", b"b"
 class Change(View):
     """All verbs that write."""
 
-    def __init__(self, at: StoreChange, tables: Tables, now: int) -> None:
+    def __init__(
+        self,
+        at: StoreChange,
+        tables: Tables,
+        now: int,
+        has_file: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        """`has_file`: whether there is a file of that name. `now`: Unix time in milliseconds."""
         super().__init__(at, tables, now)
+        self._has_file = has_file
         self.into = at
         """The same as `at`, which here is a change."""
         self.touched: set[str] = set()
@@ -142,7 +150,6 @@ class Change(View):
         *,
         data: bytes | None = None,
         digests: bytes = b"",
-        has_file: Callable[[bytes], bool] | None = None,
         ttl: int = 0,
         only_if: str = "",
         version: int | None = None,
@@ -150,7 +157,6 @@ class Change(View):
         """Make `key` an object; its version, or 0 if `only_if` kept it from that.
 
         Its content is `data`, or in the file of that name, whose parts have `digests`.
-        `has_file`: whether there still is such a file.
 
         Raises:
             VersionConflict: the key has another version.
@@ -165,7 +171,7 @@ class Change(View):
             raise InvalidArgument(
                 "this upload has become an object already; begin a new one", data={"finished": True}
             )
-        if has_file is not None and not has_file(content.blob):
+        if digests and self._has_file is not None and not self._has_file(content.blob):
             raise InvalidArgument("this upload was given up meanwhile; begin a new one")
         written = self._write(found, key, OBJECT, content.pack(), ttl, only_if, version)
         if not written:

@@ -153,7 +153,6 @@ class LmdbEngine:
         """Put the parts of an upload on disk, then run `op`; its result."""
         name = op.arguments["content"].blob
         self._files.finish(name, size, digests)
-        op.arguments["has_file"] = self._files.has
         (result,) = self.execute((op,))
         if not isinstance(result, Exception):
             if result:
@@ -202,7 +201,7 @@ class LmdbEngine:
         touched: set[str] = set()
 
         def run(at: StoreChange) -> list[Any]:
-            change = Change(at, self._tables, now)
+            change = Change(at, self._tables, now, self._files.has)
             results = run_all(change, ops, self._dedup)
             change.close()
             touched.clear()

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from mesh.client.storage.local import write_part
 from mesh.errors import (
     ConfigError,
     DataCorrupted,
@@ -40,7 +41,6 @@ from mesh.protocol.storage import (
     PART,
     PARTS_AT_A_TIME,
     part_digest,
-    write_part,
 )
 from workers.store.place import sync_directory
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from mesh.protocol.storage import DISK_RESERVE, write_part
+from mesh.protocol.storage import DISK_RESERVE, PART
 
 try:
     import fcntl
@@ -82,3 +82,15 @@ class LocalUpload:
             file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
+
+
+def write_part(file: int, number: int, data: bytes | memoryview) -> None:
+    """Write a part to its place, and have the disk begin with it: less is left for the flush."""
+    left, at = memoryview(data), number * PART
+    while left:
+        written = os.pwrite(file, left, at)
+        left = left[written:]
+        at += written
+    if hasattr(os, "posix_fadvise"):
+        # What is dirty is written at once by this, and nobody waits for it.
+        os.posix_fadvise(file, number * PART, len(data), os.POSIX_FADV_DONTNEED)
