@@ -87,7 +87,7 @@ def draw_all(endpoint: str, run: Path) -> None:
         workers = status.fetch(endpoint, 2.0)["workers"]
         writer = next(worker["pid"] for worker in workers if "writer" in worker["lanes"])
         os.kill(writer, signal.SIGKILL)
-        until_back(endpoint, len(workers))
+        until_back(run)
     finally:
         ending.set()
         for caller in callers:
@@ -99,10 +99,10 @@ def draw_all(endpoint: str, run: Path) -> None:
     draw("history", "sage-mesh history", Text("\n").join(lines))
 
 
-def until_back(endpoint: str, count: int) -> None:
-    """Wait until so many workers are registered again."""
+def until_back(run: Path) -> None:
+    """Wait until another process has taken the place of the one that was killed."""
     give_up_at = monotonic() + 20.0
-    while len(status.fetch(endpoint, 2.0).get("workers", ())) < count:
+    while not any(m["restarts"] for m in control.ask(run, {"do": "members"}, 5.0)["members"]):
         if monotonic() > give_up_at:
             raise SystemExit("the killed worker did not come back")
         sleep(0.1)
