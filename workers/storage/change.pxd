@@ -8,6 +8,7 @@ from workers.store.tables cimport Table
 cdef class Change(View):
     cdef public StoreChange into
     cdef public set touched
+    cdef public list replaced
     cdef Table _rows
     cdef object _due
     cdef object _has_file
@@ -20,4 +21,6 @@ cdef class Change(View):
     @cython.locals(entry=Entry)
     cpdef tuple _entry(self, bytes slot)
     cpdef Bucket _bucket(self, str name)
+    @cython.locals(row=bytes)
+    cpdef clear_log(self, rows)
     cpdef _check_room(self, Bucket bucket, long long grown)

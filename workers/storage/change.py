@@ -64,6 +64,8 @@ class Change(View):
         """The same as `at`, which here is a change."""
         self.touched: set[str] = set()
         """Buckets in which something has changed."""
+        self.replaced: list[bytes] = []
+        """Rows of the log that say nothing any more: see `clear_log`."""
         self._rows = tables["changes"]
         self._due = ExpiryIndex(tables["due"])
         self._totals = self.totals()
@@ -265,6 +267,15 @@ class Change(View):
                 self._due.add(self.into, at_ms, name)
         return done
 
+    def clear_log(self, rows: Sequence[bytes]) -> None:
+        """Delete what has been `replaced`, by this change or by others before.
+
+        Not at once: rows of the same age lie side by side, and thousands of them share the pages
+        that each alone would have to be written for.
+        """
+        for row in sorted(rows):
+            self.into.delete(self._rows, row)
+
     def close(self) -> None:
         """Write what the verbs have counted."""
         self.into.put(self.tables["meta"], TOTALS, self._totals.pack())
@@ -394,7 +405,7 @@ class Change(View):
 
     def _forget(self, slot: bytes, entry: Entry) -> None:
         """Take back what an entry had beside its record."""
-        self.into.delete(self._rows, slot[:4] + _VERSION.pack(entry.version))
+        self.replaced.append(slot[:4] + _VERSION.pack(entry.version))
         if entry.expire_at:
             self._due.remove(self.into, entry.expire_at, OF_ENTRY + slot)
         if entry.kind != OBJECT:

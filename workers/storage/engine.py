@@ -20,7 +20,7 @@ from mesh.protocol.storage import PART, part_digest
 from workers.storage.change import GRACE, Change
 from workers.storage.files import Files
 from workers.storage.operations import RELEASES, Op, Watch, groups
-from workers.storage.records import TABLES, Bucket
+from workers.storage.records import ROW, TABLES, Bucket
 from workers.storage.running import read_all, run_all
 from workers.storage.view import View
 from workers.store import Change as StoreChange
@@ -31,6 +31,10 @@ from workers.store.expiry import ExpiryIndex
 MAX_SIZE = 1024**4
 """Octets of records; the file takes what its content needs, and the disk sets the limit."""
 TIDY = 200
+# Rows of the log that wait to be deleted together, and how many are looked through at a time for
+# those that a crash has left.
+REPLACED = 4096
+LOOKED = 2000
 SWEEP_EVERY = 3600.0
 
 
@@ -63,6 +67,10 @@ class LmdbEngine:
         self._dedup: Dedup | None = None
         self._committed = False
         self._hurry = False
+        self._replaced: list[bytes] = []
+        self._look_from = b""
+        self._look_until = 0
+        self._written = False
         self._sweep_at = 0.0
 
     @property
@@ -82,6 +90,10 @@ class LmdbEngine:
                 self._dedup = Dedup(self._store.tables)
                 self._committed = True
                 self._sweep_at = 0.0
+                self._replaced = []
+                with self._store.view() as found:
+                    self._look_until = View(found, self._tables, 0).totals().version
+                self._look_from = ROW.pack(0, 0)
             gained(epoch)
 
         self._store.elect(begin, lost)
@@ -92,6 +104,9 @@ class LmdbEngine:
 
     def close(self) -> None:
         """Hand over, and close the store."""
+        with self._writing:
+            if self._store.writing:
+                self._clear_log()
         self._store.close()
         self._files.close()
 
@@ -198,26 +213,38 @@ class LmdbEngine:
     def _commit(self, ops: Sequence[Op]) -> list[Any] | Exception:
         """Run `ops` in one transaction: their results, or what kept it from being committed."""
         now = self._clock()
-        touched: set[str] = set()
 
-        def run(at: StoreChange) -> list[Any]:
+        def run(at: StoreChange) -> tuple[list[Any], Change]:
             change = Change(at, self._tables, now, self._files.has)
             results = run_all(change, ops, self._dedup)
-            change.close()
-            touched.clear()
-            touched.update(change.touched)
-            return results
+            return results, self._finish(change)
 
         releases = all(part.verb in RELEASES for op in ops for part in op.parts())
         (outcome,) = self._store.execute([Job(run, releases=releases)])
-        if isinstance(outcome, list):
-            self._committed = True
-            if touched:
-                self._report(touched)
-            return outcome
+        if isinstance(outcome, tuple):
+            results, change = outcome
+            self._written = True
+            self._settle(change)
+            return results
         if isinstance(outcome, Exception):
             return outcome
         return StoreError("the writer did not run what it was given")
+
+    def _finish(self, change: Change, at_once: bool = False) -> Change:
+        """Write what goes with all that was done in `change`."""
+        if at_once or len(self._replaced) >= REPLACED:
+            change.clear_log(self._replaced)
+        change.close()
+        return change
+
+    def _settle(self, change: Change, at_once: bool = False) -> None:
+        """`change` is on disk."""
+        if at_once or len(self._replaced) >= REPLACED:
+            self._replaced = []
+        self._replaced += change.replaced
+        self._committed = True
+        if change.touched:
+            self._report(change.touched)
 
     # ---------------------------------------------------------------- from time to time
 
@@ -232,15 +259,12 @@ class LmdbEngine:
                 due = _due(found, self._tables, now, self._hurry)
             done = 0
             if due:
-                touched: set[str] = set()
                 hurry, self._hurry = self._hurry, False
 
-                def run(at: StoreChange) -> int:
+                def run(at: StoreChange) -> tuple[int, Change]:
                     change = Change(at, self._tables, now)
                     count = change.tidy(TIDY, self._files.remove, hurry)
-                    change.close()
-                    touched.update(change.touched)
-                    return count
+                    return count, self._finish(change)
 
                 # The pages that a commit frees can be used two commits later: when something waits
                 # for them, the second follows at once.
@@ -248,13 +272,41 @@ class LmdbEngine:
                     (cleared,) = self._store.execute([job])
                     if isinstance(cleared, Exception):
                         raise cleared
-                    done += cleared
-                if touched:
-                    self._report(touched)
-                self._committed = True
+                    done += cleared[0]
+                    self._settle(cleared[1])
+            self._look_through_log()
+            if not self._written:
+                self._clear_log()
+            self._written = False
             self._forget_requests()
             self._sweep()
         return done >= TIDY
+
+    def _clear_log(self) -> None:
+        """Delete what waits for it. If that fails it only takes room."""
+        if not self._replaced:
+            return
+
+        def run(at: StoreChange) -> Change:
+            return self._finish(Change(at, self._tables, self._clock()), at_once=True)
+
+        (outcome,) = self._store.execute([Job(run, releases=True)])
+        if isinstance(outcome, Change):
+            self._settle(outcome, at_once=True)
+
+    def _look_through_log(self) -> None:
+        """Find what a crash has left in the log, a portion at a time, once in a term."""
+        if not self._look_from:
+            return
+        with self._store.view() as found:
+            view = View(found, self._tables, self._clock())
+            try:
+                rows, self._look_from = view.replaced_rows(
+                    self._look_from, LOOKED, self._look_until
+                )
+            except DataCorrupted:
+                rows, self._look_from = [], b""  # damage is never deleted silently
+        self._replaced += rows
 
     def _forget_requests(self) -> None:
         # Only after writes: an idle store leaves the disk alone, and nothing is due before time.

@@ -261,15 +261,22 @@ def _verify_entries(
 
 
 def _verify_log(view: View, tables: Tables, buckets: dict[bytes, Bucket], report: Report) -> None:
-    """What the log says was put last must be there."""
+    """What the log says was put last must be there: later in the log, if it was replaced."""
+    missing: set[bytes] = set()
     for row, change in view.items(tables["changes"]):
         stem, version = row[:4], ROW.unpack(row)[1]
-        if stem not in buckets or change[0] >= DELETED:
+        slot = stem + change[1:]
+        if stem not in buckets:
             continue
-        record = view.get(tables["entries"], stem + change[1:])
+        if change[0] >= DELETED:
+            missing.discard(slot)
+            continue
+        record = view.get(tables["entries"], slot)
         entry: Entry | None = None if record is None else read_entry(record)
-        if entry is None or entry.version != version:
-            report.found(f"{_named(buckets, stem + change[1:])} is missing")
+        if entry is None or entry.version < version:
+            missing.add(slot)
+    for slot in sorted(missing):
+        report.found(f"{_named(buckets, slot)} is missing")
 
 
 def _named(buckets: dict[bytes, Bucket], slot: bytes) -> str:

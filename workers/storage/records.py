@@ -3,6 +3,7 @@
     buckets   b"n" name -> Bucket; b"#" number -> name
     entries   slot -> Entry                    slot: number of the bucket (4 octets), key
     changes   number, version -> kind, key     the last change of each key, and deletions for a day
+                                               (a put that was replaced may stay for a while)
     blobs     id (16 octets) -> Blob           the content of objects; copies share it
     bodies    id -> the content itself, of small objects
     digests   id, page (4 octets) -> digests of 256 parts, of objects that are files

@@ -1,6 +1,6 @@
 # Types for the compiled form of the module beside this file; docs/architecture.md, "Compiled and plain".
 import cython
-from workers.storage.records cimport Bucket, Entry, Totals, read_entry
+from workers.storage.records cimport Bucket, Entry, Totals, read_entry, read_head
 from workers.store.tables cimport Table
 from workers.store.tables cimport View as StoreView
 
@@ -12,5 +12,6 @@ cdef class View:
     cdef Table _entries
 
     cpdef Bucket bucket(self, str name)
+    cpdef bint _stands(self, bytes stem, bytes key, unsigned long long version)
     @cython.locals(entry=Entry)
     cpdef Entry _live(self, Bucket bucket, bytes key)

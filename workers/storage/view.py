@@ -8,6 +8,7 @@ from typing import Any, Final
 from mesh.errors import DataCorrupted, InvalidArgument
 from mesh.protocol.storage import MAX_PAGE_OCTETS, PART
 from workers.storage.records import (
+    DELETED,
     KINDS,
     NAME,
     NUMBER,
@@ -23,6 +24,7 @@ from workers.storage.records import (
     read_bucket,
     read_content,
     read_entry,
+    read_head,
     read_totals,
 )
 from workers.store.tables import Table
@@ -150,9 +152,33 @@ class View:
             if len(rows) >= limit or looked >= 10 * limit:
                 return rows, reached
             reached = ROW.unpack(row)[1]
-            if change[1:].startswith(prefix):
-                rows.append((reached, KINDS[change[0]], change[1:]))
+            key = change[1:]
+            if key.startswith(prefix) and (
+                change[0] >= DELETED or self._stands(stem, key, reached)
+            ):
+                rows.append((reached, KINDS[change[0]], key))
         return rows, max(reached, self.totals().version)
+
+    def replaced_rows(self, start: bytes, limit: int, until: int) -> tuple[list[bytes], bytes]:
+        """Rows of the log up to version `until` that say nothing any more, from `start` on.
+
+        It looks at no more than `limit` rows. The second part is where to go on; empty at the end.
+        """
+        found: list[bytes] = []
+        for looked, (row, change) in enumerate(self.at.items(self.tables["changes"], start=start)):
+            if looked >= limit:
+                return found, row
+            number, version = ROW.unpack(row)
+            if version > until:
+                return found, U32.pack(number + 1)
+            if change[0] < DELETED and not self._stands(row[:4], change[1:], version):
+                found.append(row)
+        return found, b""
+
+    def _stands(self, stem: bytes, key: bytes, version: int) -> bool:
+        """Whether what was put as `version` has not been replaced or removed since."""
+        found = self.at.glance(self._entries, stem + key)
+        return found is not None and read_head(found).version == version
 
     def info(self, bucket: str) -> dict[str, Any] | None:
         """Quota, ttl, entries, octets and so on of a bucket; None if nothing was ever written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from mesh.protocol.storage import PART, part_digest
 from tests.conformance.storage.driver import Clock, Driver, opened_lmdb
 from workers.storage import files
 from workers.storage.engine import LmdbEngine
+from workers.storage.maintenance import verify
 from workers.storage.verbs import Verbs
 from workers.store import Job
 
@@ -66,6 +68,55 @@ def test_a_reader_sees_commits_and_writes_nothing(tmp_path: Path, clock: Clock) 
     finally:
         (tmp_path / "end").touch()
         assert os.waitpid(pid, 0)[1] == 0
+
+
+def rows_of_the_log(engine: LmdbEngine) -> int:
+    with engine.store.view() as view:
+        return view.count(engine.store.tables["changes"])
+
+
+def changed(store: Driver) -> list[list[Any]]:
+    found: list[list[Any]] = store.changes_page()["items"]
+    return found
+
+
+def test_what_was_replaced_leaves_the_log_when_all_is_quiet(tmp_path: Path, clock: Clock) -> None:
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    versions = [store.put(key, 1) for key in ("a", "b", "a", "a")]
+    store.delete(["b"])
+    last = [[versions[3], "put", "a"], [versions[3] + 1, "deleted", "b"]]
+    assert changed(store) == last
+    assert rows_of_the_log(engine) == 5
+    engine.tick()  # it was written to meanwhile
+    assert rows_of_the_log(engine) == 5
+    engine.tick()
+    assert rows_of_the_log(engine) == 2 and changed(store) == last
+    store.put("a", 2)
+    engine.close()
+    engine = opened_lmdb(tmp_path / "s", clock)
+    assert rows_of_the_log(engine) == 2
+    engine.close()
+
+
+def test_what_a_crash_leaves_in_the_log_is_found(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.storage.engine.LOOKED", 2)
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    for key in ("a", "b", "a", "b", "a"):
+        store.put(key, 1)
+    engine._replaced.clear()  # as a crash does
+    engine.close()
+    assert not verify(tmp_path / "s").damage
+    engine = opened_lmdb(tmp_path / "s", clock)
+    store = Driver(engine, clock)
+    assert rows_of_the_log(engine) == 5 and len(changed(store)) == 2
+    for _ in range(5):
+        engine.tick()
+    assert rows_of_the_log(engine) == 2 and len(changed(store)) == 2
+    engine.close()
 
 
 def damage(path: Path, needle: bytes) -> None:
