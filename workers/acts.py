@@ -142,6 +142,14 @@ def _answer(act: Act[OpT], result: Any) -> Any:
         return error
 
 
+def packed_items(items: Mapping[Any, Any], packed: bool) -> list[bytes]:
+    """The values of `items` as they are kept. Raises InvalidArgument: as `packed_body`."""
+    try:
+        return [packed_body(value, packed) for value in items.values()]
+    except InvalidArgument:  # once more, to say which: names cost as much as values
+        return [packed_body(value, packed, f"items[{key!r}]") for key, value in items.items()]
+
+
 def packed_body(value: Any, packed: bool, root: str = "value") -> bytes:
     """A value as it is kept: MessagePack. With `packed` it is that already.
 

@@ -13,7 +13,7 @@ from mesh.errors import InvalidArgument
 from mesh.protocol import memory as limits
 from mesh.protocol import payload
 from mesh.protocol.memory import DEFAULT_NAMESPACE as DEFAULT
-from workers.acts import Act, misfit, packed_body, same
+from workers.acts import Act, misfit, packed_body, packed_items, same
 from workers.memory.backend import Op
 from workers.memory.records import Entry, Lock
 
@@ -155,10 +155,9 @@ class Verbs:
     ) -> Act[Op]:
         """Write some keys together; their versions, by key."""
         names = list(limits.check_items(items))
-        pairs = [
-            (limits.check_key(key), _packed(value, packed, f"items[{key!r}]"))
-            for key, value in items.items()
-        ]
+        keys = [limits.check_key(key) for key in names]
+        bodies = [limits.check_body(body) for body in packed_items(items, packed)]
+        pairs = list(zip(keys, bodies, strict=True))
         lifetime = self._lifetime(ttl, expire_at, stale)
         arguments = {"items": pairs, **lifetime, "tags": limits.check_tags(tags)}
         return Act(

@@ -222,9 +222,9 @@ class LmdbEngine:
         releases = all(part.verb in RELEASES for op in ops for part in op.parts())
         (outcome,) = self._store.execute([Job(run, releases=releases)])
         if isinstance(outcome, tuple):
-            results, change = outcome
+            results: list[Any] = outcome[0]
             self._written = True
-            self._settle(change)
+            self._settle(outcome[1])
             return results
         if isinstance(outcome, Exception):
             return outcome

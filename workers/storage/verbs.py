@@ -14,7 +14,7 @@ from mesh.errors import InvalidArgument
 from mesh.protocol import payload
 from mesh.protocol import storage as limits
 from mesh.protocol.storage import DEFAULT_BUCKET as DEFAULT
-from workers.acts import Act, misfit, packed_body, same
+from workers.acts import Act, misfit, packed_body, packed_items, same
 from workers.storage.operations import Op
 from workers.storage.records import OBJECT, Content, Entry, facts
 from workers.store.dedup import digest
@@ -195,14 +195,9 @@ class Verbs:
     ) -> Act[Op]:
         """Write some records, all or none; their versions, by key."""
         names = list(limits.check_items(items))
-        pairs = [
-            (
-                limits.check_key(key),
-                limits.check_body(packed_body(value, packed, f"items[{key!r}]")),
-            )
-            for key, value in items.items()
-        ]
-        arguments = {"items": pairs, "ttl": _ttl(ttl)}
+        keys = [limits.check_key(key) for key in names]
+        bodies = [limits.check_body(body) for body in packed_items(items, packed)]
+        arguments = {"items": list(zip(keys, bodies, strict=True)), "ttl": _ttl(ttl)}
         op = Op("put_many", limits.check_bucket(bucket), arguments)
         return Act(
             _once(op, idempotency_key),
