@@ -16,7 +16,6 @@ from tests.conformance.storage.driver import Clock, Driver, opened_lmdb
 from workers.storage import files
 from workers.storage.engine import LmdbEngine
 from workers.storage.maintenance import verify
-from workers.storage.verbs import Verbs
 from workers.store import Job
 
 MIB = 1024 * 1024
@@ -293,16 +292,22 @@ def test_what_was_refused_leaves_nothing(tmp_path: Path, clock: Clock) -> None:
     engine.close()
 
 
-def test_what_was_given_up_cannot_be_named(tmp_path: Path, clock: Clock) -> None:
+def test_what_was_given_up_cannot_be_named(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = opened_lmdb(tmp_path / "s", clock)
     store = Driver(engine, clock)
     data = os.urandom(PART + 1)
     name, digests = store.send(data)
-    engine._files.finish(name, len(data), digests)
-    op = Verbs().upload_finished("o", name, len(data), digests, sha256=bytes(32)).op
-    engine.discard_upload(name)  # while that is on its way to the writer
-    (result,) = engine.execute([op])
-    assert isinstance(result, InvalidArgument) and "given up" in result.message
+    finish = engine._files.finish
+
+    def finish_and_give_up(*args: Any) -> None:
+        finish(*args)
+        engine.discard_upload(name)  # while the transaction is on its way to the writer
+
+    monkeypatch.setattr(engine._files, "finish", finish_and_give_up)
+    with pytest.raises(InvalidArgument, match="given up"):
+        store.finish("o", data, name, digests)
     assert store.object("o") is None
     engine.close()
 
