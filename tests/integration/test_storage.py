@@ -17,7 +17,7 @@ import pytest
 from mesh import connect, connect_async
 from mesh.client.storage.local import LocalUpload
 from mesh.client.sync import Mesh
-from mesh.errors import InvalidArgument, KeyReused, ServiceNotFound, VersionConflict
+from mesh.errors import InvalidArgument, KeyReused, ServiceNotFound, StoreBusy, VersionConflict
 from mesh.protocol.storage import PART
 from tests import support
 from tests.integration.memory_mesh import MemoryMesh
@@ -190,6 +190,25 @@ def test_objects_from_pieces(m: Mesh) -> None:
     for wrong in ("a path", 5, [1, 2]):
         with pytest.raises(InvalidArgument):
             s.put_object("pieces", wrong)  # type: ignore[arg-type]
+
+
+def test_two_who_store_the_same_file(m: Mesh, mesh: MemoryMesh, tmp_path: Path) -> None:
+    """While one writes the file of the upload itself, the other one has to wait."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(6 * PART))
+    told: list[int] = []
+
+    def meddle(done: int, total: int | None) -> None:
+        told.append(done)
+        if len(told) == 3:
+            with connect(mesh.endpoint, timeout=0.3) as other, pytest.raises(StoreBusy):
+                other.storage.bucket("same").put_file("o", path)
+
+    s = m.storage.bucket("same")
+    version = s.put_file("o", path, progress=meddle)
+    assert told[-1] == 6 * PART and s.put_file("o", path) == version
+    found = s.get_object("o")
+    assert found is not None and found.read() == path.read_bytes()
 
 
 def test_an_object_that_is_replaced_can_be_read_to_its_end(m: Mesh) -> None:

@@ -13,22 +13,21 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, Self, TypeVar
 
-from mesh.client.storage import calls, transfer
+from mesh.client.storage import calls, outgoing, receiving, sending
 from mesh.client.storage.files import Target, upload_name
-from mesh.client.storage.requests import HOW_TO_START, SERVICE, Change, Item, ObjectInfo
-from mesh.client.storage.steps import Steps
-from mesh.client.storage.transfer import (
+from mesh.client.storage.outgoing import Outgoing, Part
+from mesh.client.storage.plans import (
     Await,
     Begin,
     Do,
     Give,
-    Outgoing,
-    Part,
     Pause,
     Plan,
     Progress,
     Take,
 )
+from mesh.client.storage.requests import HOW_TO_START, SERVICE, Change, Item, ObjectInfo
+from mesh.client.storage.steps import Steps
 from mesh.client.verbs import Patience, Request, explain
 from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import storage as limits
@@ -184,12 +183,12 @@ class AsyncStorage:
         What it is made of is read and summed up in a thread.
         """
         pieces = aiter(source) if isinstance(source, AsyncIterable) else None
-        outgoing = Outgoing(None, None) if pieces is not None else transfer.outgoing(source)
+        given = Outgoing(None, None) if pieces is not None else outgoing.of(source)
         return await self._send(
-            transfer.sending(
+            sending.prepare(
                 self.name,
                 key,
-                outgoing,
+                given,
                 self._patience(),
                 content_type=content_type,
                 metadata=metadata,
@@ -219,10 +218,10 @@ class AsyncStorage:
         async def attempt(upload: bytes) -> int | None:
             with Path(path).open("rb") as file:
                 return await self._send(
-                    transfer.sending(
+                    sending.prepare(
                         self.name,
                         key,
-                        transfer.outgoing(file),
+                        outgoing.of(file),
                         self._patience(),
                         content_type=content_type,
                         metadata=metadata,
@@ -245,8 +244,8 @@ class AsyncStorage:
         self, key: str, start: int = 0, end: int | None = None, *, progress: Progress | None = None
     ) -> AsyncObject | None:
         """As `Storage.get_object`; the object is read with `async for`."""
-        of = transfer.receiving(self.name, key, start, end, self._patience(), progress)
-        return AsyncObject(self, of) if await self._follow(transfer.find(of)) else None
+        of = receiving.prepare(self.name, key, start, end, self._patience(), progress)
+        return AsyncObject(self, of) if await self._follow(receiving.find(of)) else None
 
     async def get_file(
         self,
@@ -288,12 +287,12 @@ class AsyncStorage:
         return request.read(answer)
 
     async def _send(
-        self, to: transfer.Sending, pieces: AsyncIterator[bytes] | None = None
+        self, to: sending.Sending, pieces: AsyncIterator[bytes] | None = None
     ) -> int | None:
         try:
-            return await self._follow(transfer.send(to), pieces)
+            return await self._follow(sending.send(to), pieces)
         except BaseException:
-            if request := transfer.give_up(to):
+            if request := sending.give_up(to):
                 with suppress(CallError):
                     await asyncio.shield(self._ask(request))
             raise
@@ -361,11 +360,11 @@ async def _take(source: Outgoing, pieces: AsyncIterator[bytes] | None) -> Part |
 class AsyncObject:
     """An object that is being read: its octets, in pieces, verified; see `Object`."""
 
-    def __init__(self, storage: AsyncStorage, of: transfer.Receiving) -> None:
+    def __init__(self, storage: AsyncStorage, of: receiving.Receiving) -> None:
         assert of.info is not None
         self.info: ObjectInfo = of.info
         """What is known of it."""
-        self._pieces = storage._run(transfer.receive(of), None, [])
+        self._pieces = storage._run(receiving.receive(of), None, [])
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, Self, TypeVar
 
-from mesh.client.storage import calls, transfer
+from mesh.client.storage import calls, outgoing, receiving, sending
 from mesh.client.storage.files import Target, upload_name
+from mesh.client.storage.plans import Await, Begin, Do, Give, Pause, Plan, Progress, Take
 from mesh.client.storage.requests import (
     HOW_TO_START,
     SERVICE,
@@ -22,7 +23,6 @@ from mesh.client.storage.requests import (
     ObjectInfo,
 )
 from mesh.client.storage.steps import Steps
-from mesh.client.storage.transfer import Await, Begin, Do, Give, Pause, Plan, Progress, Take
 from mesh.client.verbs import Patience, Request, explain
 from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import storage as limits
@@ -194,10 +194,10 @@ class Storage:
             StoreFull: the disk has none.
         """
         return self._send(
-            transfer.sending(
+            sending.prepare(
                 self.name,
                 key,
-                transfer.outgoing(source),
+                outgoing.of(source),
                 self._patience(),
                 content_type=content_type,
                 metadata=metadata,
@@ -230,10 +230,10 @@ class Storage:
         def attempt(upload: bytes) -> int | None:
             with Path(path).open("rb") as file:
                 return self._send(
-                    transfer.sending(
+                    sending.prepare(
                         self.name,
                         key,
-                        transfer.outgoing(file),
+                        outgoing.of(file),
                         self._patience(),
                         content_type=content_type,
                         metadata=metadata,
@@ -262,8 +262,8 @@ class Storage:
         Raises:
             InvalidArgument: the key holds a record.
         """
-        of = transfer.receiving(self.name, key, start, end, self._patience(), progress)
-        return Object(self, of) if self._follow(transfer.find(of)) else None
+        of = receiving.prepare(self.name, key, start, end, self._patience(), progress)
+        return Object(self, of) if self._follow(receiving.find(of)) else None
 
     def get_file(
         self,
@@ -308,11 +308,11 @@ class Storage:
             caller = caller.options(timeout=request.timeout)
         return caller.submit(f"storage.{request.verb}", *request.args, **request.kwargs)
 
-    def _send(self, to: transfer.Sending) -> int | None:
+    def _send(self, to: sending.Sending) -> int | None:
         try:
-            return self._follow(transfer.send(to))
+            return self._follow(sending.send(to))
         except BaseException:
-            if request := transfer.give_up(to):
+            if request := sending.give_up(to):
                 with suppress(CallError):
                     self._ask(request)
             raise
@@ -373,11 +373,11 @@ class Object:
     Leaving the `with` block early gives up the rest.
     """
 
-    def __init__(self, storage: Storage, of: transfer.Receiving) -> None:
+    def __init__(self, storage: Storage, of: receiving.Receiving) -> None:
         assert of.info is not None
         self.info: ObjectInfo = of.info
         """What is known of it."""
-        self._pieces = storage._run(transfer.receive(of))
+        self._pieces = storage._run(receiving.receive(of))
 
     def __iter__(self) -> Iterator[bytes]:
         return self
