@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from mesh.errors import InvalidArgument
 from tests.unit.workers.search.driver import Driver, opened
+from workers.search import indexing
 from workers.search.handler import SearchHandler
 
 SOAK: Final = bool(os.environ.get("SAGE_SOAK"))
@@ -32,7 +33,7 @@ Document = dict[str, Any]
 
 DECLARED: Final = {
     "title": {"kind": "text", "exact": True}, "body": "text", "price": "integer", "tags": "tags",
-    "made": "date", "sold": "boolean",
+    "made": "date", "sold": "boolean", "look": {"kind": "vector", "dimension": 2, "metric": "l2"},
 }  # fmt: skip
 FIRST: Final = {
     "id": "first", "title": "tea", "body": "cup", "price": 1, "tags": ["a"], "sold": False,
@@ -51,9 +52,12 @@ VALUES: Final[dict[str, st.SearchStrategy[Any]]] = {
     "tags": st.lists(st.sampled_from(["a", "b", "a b"]), max_size=2),
     "made": st.sampled_from(["2025-12-31T23:59:59.5", "2026-01-01", "2026-01-31T12:00+08:00"]),
     "sold": st.booleans(),
+    "look": st.tuples(st.integers(-3, 3), st.integers(-3, 3)).map(list),
     "rest": st.sampled_from([{"deep": [1, {"er": None}]}, [1, "x"], b"\0"]),
 }
 FIELDS = st.fixed_dictionaries({}, optional=VALUES)
+ONLY_IN: Final = {"look": "declared", "rest": "dynamic"}
+"""Fields that one of the collections does not take, or does not search."""
 DOCUMENTS = st.dictionaries(IDS, FIELDS, min_size=1, max_size=4).map(
     lambda found: [{"id": name, **fields} for name, fields in found.items()]
 )
@@ -64,6 +68,19 @@ CHANGES = st.dictionaries(
     max_size=3,
 ).map(lambda found: [{"id": name, **fields} for name, fields in found.items()])
 REFRESHES = st.sampled_from(["wait", "wait", "interval"])
+
+
+def fitting(collection: str, documents: list[Document]) -> list[Document]:
+    """The documents with those fields that the collection takes."""
+    return [
+        {name: value for name, value in one.items() if ONLY_IN.get(name, collection) == collection}
+        for one in documents
+    ]
+
+
+def told(document: Document) -> Document:
+    """A document as it is given back: vectors only where they are asked for."""
+    return {name: value for name, value in document.items() if name != "look"}
 
 
 # ---------------------------------------------------------------- what queries mean
@@ -236,8 +253,12 @@ EVERYTHING: Final = Asked("*", None, lambda document: True)
 class SearchMachine(RuleBasedStateMachine):
     """Verbs on the real engine and on dictionaries."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(small=st.sampled_from([0, indexing.SMALL]))
+    def begin(self, small: int) -> None:
+        """`small` 0: an index is built anew in slices, beside the others, as a large one is."""
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(indexing, "SMALL", small)
+        self.patch.setattr(indexing, "SLICE", 2)
         self.path = Path(tempfile.mkdtemp(dir=MEMORY))
         self.reopen()
         self.model: dict[str, dict[str, Document]] = {"declared": {}, "dynamic": {}}
@@ -262,6 +283,7 @@ class SearchMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.store.engine.close()
+            self.patch.undo()
             shutil.rmtree(self.path)
 
     def wrote(self, collection: str, refresh: str, answer: Any = None) -> None:
@@ -286,9 +308,7 @@ class SearchMachine(RuleBasedStateMachine):
         only_if=st.sampled_from(["", "", "absent", "present"]),
     )  # fmt: skip
     def index(self, collection: str, documents: list[Document], refresh: str, only_if: str) -> None:
-        if collection == "declared":
-            for one in documents:
-                one.pop("rest", None)
+        documents = fitting(collection, documents)
         known = self.model[collection]
         wanted = [one for one in documents if not only_if
                   or (one["id"] in known) == (only_if == "present")]  # fmt: skip
@@ -299,9 +319,7 @@ class SearchMachine(RuleBasedStateMachine):
 
     @rule(collection=COLLECTIONS, changes=CHANGES, refresh=REFRESHES, upsert=st.booleans())
     def update(self, collection: str, changes: list[Document], refresh: str, upsert: bool) -> None:
-        if collection == "declared":
-            for one in changes:
-                one.pop("rest", None)
+        changes = fitting(collection, changes)
         known = self.model[collection]
         if not upsert and any(one["id"] not in known for one in changes):
             with pytest.raises(InvalidArgument, match="no document"):
@@ -336,9 +354,7 @@ class SearchMachine(RuleBasedStateMachine):
     def a_batch_with_a_wrong_document_is_refused(
         self, collection: str, documents: list[Document]
     ) -> None:
-        if collection == "declared":
-            for one in documents:
-                one.pop("rest", None)
+        documents = fitting(collection, documents)
         with pytest.raises(InvalidArgument, match="document 'wrong'"):
             self.store.index(collection, *documents, {"id": "wrong", "price": "dear"})
 
@@ -365,7 +381,7 @@ class SearchMachine(RuleBasedStateMachine):
 
     @rule(collection=COLLECTIONS)
     def documents_are_there(self, collection: str) -> None:
-        known = self.model[collection]
+        known = {name: told(one) for name, one in self.model[collection].items()}
         found = {one["id"]: one for one in self.store.read("scan_page", collection)["documents"]}
         assert found == known
         assert self.store.read("get_many", collection, [*known, "never"]) == known
@@ -398,7 +414,7 @@ class SearchMachine(RuleBasedStateMachine):
         assert sorted(hit["id"] for hit in hits) == sorted(wanted)
         assert self.store.read("count", collection, query, filter=filters) == len(wanted)
         for hit in hits:
-            assert hit["source"] == known[hit["id"]]
+            assert hit["source"] == told(known[hit["id"]])
         if not sort:
             scores = [hit["score"] for hit in hits]
             assert scores == sorted(scores, reverse=True)
@@ -423,6 +439,24 @@ class SearchMachine(RuleBasedStateMachine):
             present.sort(key=lambda one: value(one, name), reverse=direction == "desc")
             found = present + missing
         assert found == documents
+
+    @rule(
+        kept=st.just(EVERYTHING) | clauses(), limit=st.integers(1, 8),
+        vector=st.tuples(st.integers(-3, 3), st.integers(-3, 3)),
+    )  # fmt: skip
+    def nearest(self, kept: Asked, vector: tuple[int, int], limit: int) -> None:
+        self.settle("declared")
+        away = {
+            name: sum((one - other) ** 2 for one, other in zip(found["look"], vector, strict=True))
+            for name, found in self.model["declared"].items()
+            if "look" in found and kept.holds(found)
+        }
+        hits = self.store.read(
+            "query", "declared", vector=list(vector), filter=kept.mapping, limit=limit
+        )["hits"]
+        assert [-away[hit["id"]] for hit in hits] == [-one for one in sorted(away.values())][:limit]
+        assert [hit["score"] for hit in hits] == [-away[hit["id"]] for hit in hits]
+        assert len({hit["id"] for hit in hits}) == len(hits)
 
     @rule(collection=COLLECTIONS, asked=QUERIES, mapped=st.booleans())
     def facets(self, collection: str, asked: Asked, mapped: bool) -> None:
