@@ -28,13 +28,7 @@ from workers.storage.handler import StorageHandler
 
 def arm(point: str, passes: int) -> None:
     """Have this process killed when it has passed `point` that often."""
-    left = passes
-
-    def reached(*ignored: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    reached = killed_after(passes)
 
     def before(owner: Any, name: str) -> None:
         wrap(owner, name, reached, lambda *ignored: None)
@@ -49,6 +43,19 @@ def arm(point: str, passes: int) -> None:
         "named": lambda: before(Files, "discard"),
         "unlinked": lambda: after(Files, "remove"),
     }[point]()
+
+
+def killed_after(passes: int) -> Callable[..., None]:
+    """A function that kills this process when it is called once more than `passes` times."""
+    left = passes
+
+    def reached(*ignored: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return reached
 
 
 def wrap(owner: Any, name: str, before: Callable[..., None], after: Callable[..., None]) -> None:
