@@ -62,7 +62,10 @@ def matches(values: Values, schema: Schema, node: Node) -> bool:
         case Range():
             return _range(values, schema.field(node.field), node)
         case Match() | Phrase() | Prefix() | Fuzzy():
-            fields = [schema.field(node.field)] if node.field else schema.texts
+            names = [node.field] if node.field else [name for name, _ in node.fields]
+            fields = [schema.field(name) for name in names] or schema.texts
+            if isinstance(node, Match) and node.every and not node.field:
+                return _across(values, fields, node.text)
             return any(_words(values, field, node) for field in fields)
     raise AssertionError(f"{node!r} cannot be decided here")
 
@@ -188,6 +191,24 @@ def _any(texts: Sequence[str], field: Field, text: str) -> bool:
             return True
         wanted = [one for one in wanted if not one.character]
     return any(_phrase(texts, field, [one]) for one in wanted)
+
+
+def _across(values: Values, fields: Sequence[Field], text: str) -> bool:
+    """Whether each word is in one of the fields; not those that one of them leaves out."""
+    found = [
+        {one.position: one for one in analysis.asked(text, field.analyzer)} for field in fields
+    ]
+    wanted = set.intersection(*map(set, found)) if found else set()
+    runs = _runs(
+        [one for place, one in sorted(found[0].items()) if place in wanted] if found else []
+    )
+    return bool(runs) and all(
+        any(
+            _phrase(values.get(field.name) or [], field, [words[one.position] for one in run])
+            for field, words in zip(fields, found, strict=True)
+        )
+        for run in runs
+    )
 
 
 def _every(texts: Sequence[str], field: Field, wanted: Sequence[analysis.Token]) -> bool:

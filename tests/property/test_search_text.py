@@ -125,6 +125,7 @@ def _ranges(name: str) -> st.SearchStrategy[Range]:
 
 LEAVES: st.SearchStrategy[Node] = st.one_of(
     st.builds(Match, ANY_FIELD, texts(3), st.booleans()),
+    st.builds(Match, st.just(""), texts(3), st.booleans(), st.just((("title", 2.0), ("zh", 1.0)))),
     st.builds(Phrase, ANY_FIELD, texts(3), st.integers(0, 2)).filter(_short),
     st.builds(Prefix, ANY_FIELD, texts(2)),
     st.builds(Prefix, ANY_FIELD, st.sampled_from(["ru", "fo", "分", "分布", "i", "quick fo", "X"])),

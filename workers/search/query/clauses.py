@@ -6,14 +6,14 @@ Errors are InvalidArgument without a word of the place, which the caller adds.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mesh.errors import InvalidArgument
 from mesh.protocol.checks import shown
 from workers.search.query.dates import FORMS, Span, span_of
-from workers.search.query.nodes import All, Bool, Boost, Exists, Match, Node, Range, Terms
+from workers.search.query.nodes import All, Bool, Boost, Exists, Node, Range, Terms, Weighed
 from workers.search.schema import (
     BOOLEAN,
     DATE,
@@ -42,8 +42,15 @@ _WHOLE_NUMBER: Final = re.compile(r"[+-]?\d{1,30}", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _TRUTHS: Final = {"true": True, "false": False}
 
-Target = tuple[str, float]
-"""A field that is searched, "" for any text field, and how much it counts."""
+
+class Target(NamedTuple):
+    """A field that is searched, and how much it counts; "": any of `fields`, or any text field."""
+
+    name: str
+    factor: float = 1.0
+    fields: Weighed = ()
+
+
 Targets = tuple[Target, ...]
 
 
@@ -87,7 +94,7 @@ def targets_of(fields: Sequence[str], schema: Schema) -> Targets:
         InvalidArgument: there is no such field, or it has no words.
     """
     if not fields:
-        return (("", 1.0),)
+        return (Target(""),)
     found: list[Target] = []
     for given in fields:
         name, mark, factor = given.partition("^")
@@ -98,8 +105,12 @@ def targets_of(fields: Sequence[str], schema: Schema) -> Targets:
                 "tags fields"
             )
         number = float(factor) if _NUMBER.fullmatch(factor) else factor
-        found.append((name, check_boost(number) if mark else 1.0))
-    return tuple(found)
+        found.append(Target(name, check_boost(number) if mark else 1.0))
+    texts = tuple((one.name, one.factor) for one in found if schema.fields[one.name].kind == TEXT)
+    if len(texts) < 2:
+        return tuple(found)
+    others = [one for one in found if schema.fields[one.name].kind != TEXT]
+    return (Target("", 1.0, texts), *others)
 
 
 def a(kind: str) -> str:
@@ -107,19 +118,21 @@ def a(kind: str) -> str:
     return f"an {kind}" if kind == INTEGER else f"a {kind}"
 
 
-def is_text(name: str, schema: Schema) -> bool:
+def is_text(target: Target, schema: Schema) -> bool:
     """Whether a target holds words."""
-    return not name or schema.fields[name].kind == TEXT
+    return not target.name or schema.fields[target.name].kind == TEXT
 
 
-def spelt(target: str, schema: Schema) -> str:
-    """`target`, if its words or values have beginnings and spellings. Raises InvalidArgument."""
-    kind = schema.fields[target].kind if target else TEXT
+def check_spelt(target: Target, schema: Schema) -> None:
+    """Refuse a target whose words or values have no beginnings and spellings.
+
+    Raises InvalidArgument.
+    """
+    kind = schema.fields[target.name].kind if target.name else TEXT
     if kind not in (TEXT, KEYWORD, TAGS):
         raise InvalidArgument(
-            f"{target!r} is {a(kind)} field, of which there are no beginnings and misspellings"
+            f"{target.name!r} is {a(kind)} field, of which there are no beginnings and misspellings"
         )
-    return target
 
 
 def meant(field: Field, text: str) -> Any:
@@ -197,15 +210,10 @@ def between(
     )
 
 
-def words(target: str, text: str, every: bool, schema: Schema) -> Node:
-    """Documents with words of `text`; where the field has none, with that value.
-
-    Raises InvalidArgument.
-    """
-    if is_text(target, schema):
-        return Match(target, text, every)
-    field = schema.fields[target]
-    return equals(field, meant(field, text))
+def spread(targets: Targets, of: Callable[[Target], Node]) -> Node:
+    """A node for each field that is searched, as one."""
+    nodes = [boosted(of(target), target.factor) for target in targets]
+    return nodes[0] if len(nodes) == 1 else combined(should=nodes)
 
 
 def _single(field: Field, value: Any) -> Any:

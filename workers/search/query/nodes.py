@@ -2,8 +2,8 @@
 
 `parse` reads query strings into it, `structured` reads mappings; `workers/search/text` runs it.
 Values are in the one form that the schema gives them (dates in UTC, whole numbers, text). A field
-"" of Match, Phrase, Prefix or Fuzzy stands for any text field, each with its boost; a document
-counts by its best one.
+"" of Match, Phrase, Prefix or Fuzzy stands for any of `fields`, each with its weight; none: of all
+text fields, with their boosts. A document counts by its best one.
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+Weighed: TypeAlias = tuple[tuple[str, float], ...]
+"""Fields with their weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Texts with words of `text`, as the field's analyzer finds them; with all, if `every`."""
+    """Texts with words of `text`, as the field's analyzer finds them; with all, if `every`.
+
+    Of several fields one may have one of the words, and another one another.
+    """
 
     field: str
     text: str
     every: bool = False
+    fields: Weighed = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,7 @@ class Phrase:
     field: str
     text: str
     slop: int = 0
+    fields: Weighed = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,7 @@ class Prefix:
 
     field: str
     text: str
+    fields: Weighed = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class Fuzzy:
     field: str
     text: str
     distance: int = 1
+    fields: Weighed = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ before a full-width colon. Any other name before a colon is refused, if it is no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from workers.search.query import lexis
@@ -32,17 +33,17 @@ from workers.search.query.clauses import (
     MAX_CLAUSES,
     MAX_DEPTH,
     MAX_SLOP,
+    Target,
     Targets,
     any_of,
     between,
-    boosted,
+    check_spelt,
     combined,
     equals,
     is_text,
     meant,
-    spelt,
+    spread,
     targets_of,
-    words,
 )
 from workers.search.query.nodes import All, Bool, Exists, Fuzzy, Match, Node, Phrase, Prefix
 from workers.search.query.scanning import Scanner
@@ -209,7 +210,7 @@ class _Parser(Scanner):
     def of_field(self, field: Field, start: int) -> Node:
         """What stands behind the name of a field and its colon."""
         outer = self.targets, self.name
-        self.targets, self.name = ((field.name, 1.0),), field.name
+        self.targets, self.name = (Target(field.name),), field.name
         self.skip()
         first = self.text[self.at : self.at + 1]
         if not first or first in ")）":
@@ -253,21 +254,21 @@ class _Parser(Scanner):
         if number and not (number.isdecimal() and int(number[:9]) <= MAX_SLOP):
             self.fail(start, f"~{number:.10} is no number of moves from 0 to {MAX_SLOP}")
         slop = int(number or 0)
-        name = self.targets[0][0]
-        if len(self.targets) == 1 and not is_text(name, self.schema):
+        only = self.targets[0]
+        if len(self.targets) == 1 and not is_text(only, self.schema):
             if slop:
-                self.fail(start, f"{name} holds whole values: no words could move")
+                self.fail(start, f"{only.name} holds whole values: no words could move")
             value = _Plain(text, start)
             return self.boosted(self.node(value), factor) if factor else value
         if not text.strip():
             self.fail(start, "nothing is in these quotes")
 
-        def of(target: str) -> Node:
+        def of(target: Target) -> Node:
             if is_text(target, self.schema):
-                return Phrase(target, text, slop)
-            return words(target, text, self.every, self.schema)
+                return Phrase(target.name, text, slop, target.fields)
+            return self.value(target, _Plain(text, start))
 
-        return self.boosted(self.placed(start, lambda: self.spread(of)), factor)
+        return self.boosted(spread(self.targets, of), factor)
 
     def range(self, field: Field) -> Node:
         found = lexis.RANGE.match(self.text, self.at)
@@ -350,43 +351,41 @@ class _Parser(Scanner):
             )
         text = lexis.unescaped(body)
         if star:
-            node = self.spread(lambda target: Prefix(self.spelt(target, start), text))
+            self.check_spelt(start)
+            node = spread(self.targets, lambda one: Prefix(one.name, text, one.fields))
         elif distance is not None:
             if distance not in ("", "1", "2"):
                 self.fail(
                     start, f"~{distance:.10} is no distance: ~ or ~1 for one edit, ~2 for two"
                 )
             edits = int(distance or 1)
-            node = self.spread(lambda target: Fuzzy(self.spelt(target, start), text, edits))
+            self.check_spelt(start)
+            node = spread(self.targets, lambda one: Fuzzy(one.name, text, edits, one.fields))
         elif not factor:
             return _Plain(text, start)
         else:
             node = self.node(_Plain(text, start))
         return self.boosted(node, factor)
 
-    def spelt(self, target: str, start: int) -> str:
-        return self.placed(start, lambda: spelt(target, self.schema))
+    def check_spelt(self, start: int) -> None:
+        for one in self.targets:
+            self.placed(start, partial(check_spelt, one, self.schema))
 
     def plain(self, run: list[_Plain]) -> Node:
         """Words or values that stand side by side."""
 
-        def of(target: str) -> Node:
+        def of(target: Target) -> Node:
             if is_text(target, self.schema):
-                return Match(target, " ".join([one.text for one in run]), self.every)
+                text = " ".join([one.text for one in run])
+                return Match(target.name, text, self.every, target.fields)
             found = [self.value(target, one) for one in run]
             return combined(found) if self.every else any_of(found)
 
-        return self.spread(of)
+        return spread(self.targets, of)
 
-    def value(self, target: str, part: _Plain) -> Node:
-        return self.placed(part.at, lambda: words(target, part.text, self.every, self.schema))
+    def value(self, target: Target, part: _Plain) -> Node:
+        field = self.schema.fields[target.name]
+        return self.placed(part.at, lambda: equals(field, meant(field, part.text)))
 
     def node(self, part: _Part) -> Node:
         return self.plain([part]) if isinstance(part, _Plain) else part
-
-    def spread(self, of: Callable[[str], Node]) -> Node:
-        """A node for each field that is searched, as one."""
-        if len(self.targets) == 1:
-            ((target, factor),) = self.targets
-            return boosted(of(target), factor)
-        return combined(should=[boosted(of(target), factor) for target, factor in self.targets])

@@ -34,7 +34,8 @@ def text_of(node: Node, every: bool = False) -> str:
     """A query as text; with the same `every`, `parse` makes the same node of it.
 
     Not so for what query strings cannot say: texts of which some demand every word and others do
-    not, several whole values of a text field, filters, `at_least` above 1, Like.
+    not, several fields at once, several whole values of a text field, filters, `at_least` above 1,
+    Like.
     """
     return _WRITERS[type(node)](node, every)
 
@@ -42,27 +43,27 @@ def text_of(node: Node, every: bool = False) -> str:
 def _match(node: Match, every: bool) -> str:
     words = [lexis.escaped(word) for word in _BETWEEN_WORDS.split(node.text)]
     if len(words) == 1:
-        return _of(node.field, words[0])
+        return _of(node, words[0])
     if node.every == every:
         text = " ".join(words)
-        return _of(node.field, f"({text})") if node.field else text
+        return _of(node, f"({text})" if node.field or node.fields else text)
     if node.every:
-        return _of(node.field, "(" + " ".join(f"+{word}" for word in words) + ")")
-    return _of(node.field, "(" + " OR ".join(words) + ")")
+        return _of(node, "(" + " ".join(f"+{word}" for word in words) + ")")
+    return _of(node, "(" + " OR ".join(words) + ")")
 
 
 def _phrase(node: Phrase, every: bool) -> str:
     slop = f"~{node.slop}" if node.slop else ""
-    return _of(node.field, lexis.quoted(node.text) + slop)
+    return _of(node, lexis.quoted(node.text) + slop)
 
 
 def _prefix(node: Prefix, every: bool) -> str:
-    return _of(node.field, lexis.escaped(node.text) + "*")
+    return _of(node, lexis.escaped(node.text) + "*")
 
 
 def _fuzzy(node: Fuzzy, every: bool) -> str:
     distance = "" if node.distance == 1 else str(node.distance)
-    return _of(node.field, f"{lexis.escaped(node.text)}~{distance}")
+    return _of(node, f"{lexis.escaped(node.text)}~{distance}")
 
 
 def _terms(node: Terms, every: bool) -> str:
@@ -125,7 +126,9 @@ def _part(node: Node, every: bool, first: bool = True) -> str:
     return f"({text})" if bare or isinstance(node, Bool) else text
 
 
-def _of(field: str, text: str) -> str:
+def _of(node: Match | Phrase | Prefix | Fuzzy, text: str) -> str:
+    several = (f"{name}^{_number(weight)}" if weight != 1 else name for name, weight in node.fields)
+    field = node.field or ",".join(several)
     return f"{field}:{text}" if field else text
 
 

@@ -25,6 +25,7 @@ of a form always means the form; a field of that name is reached by `term`, `ter
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 from mesh.errors import InvalidArgument
@@ -33,15 +34,17 @@ from workers.search.query.clauses import (
     MAX_CLAUSES,
     MAX_DEPTH,
     MAX_SLOP,
+    Target,
     Targets,
     between,
     boosted,
     check_boost,
+    check_spelt,
     combined,
     equals,
     is_text,
     one_of,
-    spelt,
+    spread,
     targets_of,
 )
 from workers.search.query.nodes import (
@@ -171,7 +174,9 @@ class _Reader:
     def match(self, given: Any, path: str) -> Node:
         targets, text, options = self.worded(given, path, ("operator", "boost"))
         every = self.operator(options, path)
-        node = self.texts(targets, text, path, lambda target, text: Match(target, text, every))
+        node = self.texts(
+            targets, text, path, lambda one, text: Match(one.name, text, every, one.fields)
+        )
         return self.weighed(node, options, path)
 
     def phrase(self, given: Any, path: str) -> Node:
@@ -179,13 +184,16 @@ class _Reader:
         slop = options.get("slop", 0)
         if isinstance(slop, bool) or not isinstance(slop, int) or not 0 <= slop <= MAX_SLOP:
             _fail(path, f"slop {shown(slop)} is not a whole number from 0 to {MAX_SLOP}")
-        node = self.texts(targets, text, path, lambda target, text: Phrase(target, text, slop))
+        node = self.texts(
+            targets, text, path, lambda one, text: Phrase(one.name, text, slop, one.fields)
+        )
         return self.weighed(node, options, path)
 
     def prefix(self, given: Any, path: str) -> Node:
         targets, text, options = self.worded(given, path, ("boost",))
         found = self.text(text, path)
-        node = _at(path, lambda: _each(targets, lambda one: Prefix(spelt(one, self.schema), found)))
+        self.check_spelt(targets, path)
+        node = spread(targets, lambda one: Prefix(one.name, found, one.fields))
         return self.weighed(node, options, path)
 
     def fuzzy(self, given: Any, path: str) -> Node:
@@ -194,18 +202,14 @@ class _Reader:
         distance = options.get("distance", 1)
         if isinstance(distance, bool) or distance not in (1, 2) or not isinstance(distance, int):
             _fail(path, f"distance {shown(distance)} is not 1 or 2")
-        node = _at(
-            path,
-            lambda: _each(targets, lambda one: Fuzzy(spelt(one, self.schema), found, distance)),
-        )
+        self.check_spelt(targets, path)
+        node = spread(targets, lambda one: Fuzzy(one.name, found, distance, one.fields))
         return self.weighed(node, options, path)
 
     def like(self, given: Any, path: str) -> Node:
         if isinstance(given, str):
-            names = [target for target, _ in self.targets if target] or [
-                field.name for field in self.schema.texts
-            ]
-            given = dict.fromkeys(names, given)
+            names = [name for one in self.targets for name in (one.name, *dict(one.fields)) if name]
+            given = dict.fromkeys(names or [one.name for one in self.schema.texts], given)
         if not isinstance(given, Mapping) or not given:
             _fail(path, "takes a text, or a mapping of text fields to texts")
         for name, text in given.items():
@@ -294,16 +298,20 @@ class _Reader:
         return _at(path, lambda: parse(text, self.schema, fields=fields, every=every))
 
     def texts(
-        self, targets: Targets, text: Any, path: str, make: Callable[[str, str], Node]
+        self, targets: Targets, text: Any, path: str, make: Callable[[Target, str], Node]
     ) -> Node:
         """What `make` makes of the targets that are texts, and equality for the others."""
 
-        def of(target: str) -> Node:
+        def of(target: Target) -> Node:
             if is_text(target, self.schema):
                 return make(target, self.text(text, path))
-            return equals(self.schema.fields[target], text)
+            return equals(self.schema.fields[target.name], text)
 
-        return _at(path, lambda: _each(targets, of))
+        return _at(path, lambda: spread(targets, of))
+
+    def check_spelt(self, targets: Targets, path: str) -> None:
+        for one in targets:
+            _at(path, partial(check_spelt, one, self.schema))
 
     def worded(
         self, given: Any, path: str, known: tuple[str, ...]
@@ -312,7 +320,7 @@ class _Reader:
         if isinstance(given, str):
             return self.targets, given, {}
         name, value = _only(given, path, '{"title": "words"}, or "words" for all text fields')
-        targets: Targets = ((self.field(name, path).name, 1.0),)
+        targets: Targets = (Target(self.field(name, path).name),)
         if not isinstance(value, Mapping):
             return targets, value, {}
         options = self.options(value, f"{path}.{name}", ("text", *known))
@@ -357,12 +365,6 @@ class _Reader:
         if not isinstance(text, str) or not text.strip():
             _fail(path, f"{shown(text)} is no text to look for")
         return text
-
-
-def _each(targets: Targets, of: Callable[[str], Node]) -> Node:
-    """A node for each target, as one."""
-    nodes = [boosted(of(target), factor) for target, factor in targets]
-    return nodes[0] if len(nodes) == 1 else combined(should=nodes)
 
 
 def _only(given: Any, path: str, form: str) -> tuple[Any, Any]:

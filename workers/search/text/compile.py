@@ -37,6 +37,7 @@ MAX_LIKE: Final = 20_000
 """Characters of the texts to be resembled that are looked at."""
 
 Part = tuple[Any, Any]
+Words = Match | Phrase | Prefix | Fuzzy
 
 
 class Compiler:
@@ -70,14 +71,17 @@ class Compiler:
 
     # ---------------------------------------------------------------- words
 
-    def _over(self, name: str, make: Callable[[Field], Any]) -> Any:
-        """In a field; without a name in any text field: the best of them counts."""
-        if name:
-            return make(self._schema.field(name))
-        found = [_boosted(make(field), field.boost) for field in self._schema.texts]
-        if not found:
-            return Q.empty_query()
-        return found[0] if len(found) == 1 else Q.disjunction_max_query(found)
+    def _over(self, node: Words, make: Callable[[Field], Any]) -> Any:
+        """In the field of a node; in the best of them, if it has several."""
+        if node.field:
+            return make(self._schema.field(node.field))
+        return _best([_boosted(make(field), weight) for field, weight in self._fields(node)])
+
+    def _fields(self, node: Words) -> list[tuple[Field, float]]:
+        """The fields of a node that names not one alone, with their weights."""
+        if node.fields:
+            return [(self._schema.field(name), weight) for name, weight in node.fields]
+        return [(field, field.boost) for field in self._schema.texts]
 
     def _match(self, node: Match) -> Any:
         def make(field: Field) -> Any:
@@ -87,7 +91,30 @@ class Compiler:
                 return self._any(field, node.text)
             return self._every(field, analysis.asked(node.text, field.analyzer))
 
-        return self._over(node.field, make)
+        if node.every and not node.field:
+            return self._across(self._fields(node), node.text)
+        return self._over(node, make)
+
+    def _across(self, fields: Sequence[tuple[Field, float]], text: str) -> Any:
+        """All words, each in whichever field. What one field leaves out as frequent none demands.
+
+        Analyzers differ in what they make of a word, not in where words begin.
+        """
+        found = [
+            {one.position: one for one in analysis.asked(text, field.analyzer)}
+            for field, _ in fields
+        ]
+        if not found:
+            return Q.empty_query()
+        wanted = set(found[0]).intersection(*found)
+        parts: list[Part] = []
+        for run in runs([one for place, one in found[0].items() if place in wanted]):
+            best = [
+                _boosted(self._run(field, [words[one.position] for one in run]), weight)
+                for (field, weight), words in zip(fields, found, strict=True)
+            ]
+            parts.append((MUST, _best(best)))
+        return _boolean(parts)
 
     def _any(self, field: Field, text: str) -> Any:
         """Any word; two characters side by side count beyond each of them."""
@@ -119,7 +146,7 @@ class Compiler:
             words = analysis.phrase(node.text, field.analyzer)
             return self._run(field, words, node.slop) if words else Q.empty_query()
 
-        return self._over(node.field, make)
+        return self._over(node, make)
 
     def _prefix(self, node: Prefix) -> Any:
         def make(field: Field) -> Any:
@@ -135,7 +162,7 @@ class Compiler:
             parts.append((MUST, self._like(field, words_of(field.name), last.text, 0, begins=True)))
             return _boolean(parts)
 
-        return self._over(node.field, make)
+        return self._over(node, make)
 
     def _fuzzy(self, node: Fuzzy) -> Any:
         if node.distance not in (0, 1, 2):
@@ -154,7 +181,7 @@ class Compiler:
                     parts.append((MUST, self._like(field, column, word, node.distance)))
             return _boolean(parts)
 
-        return self._over(node.field, make)
+        return self._over(node, make)
 
     def _stems(self, field: Field, words: Sequence[Token]) -> list[Token]:
         """Words as the column of the field has them."""
@@ -267,6 +294,13 @@ def _ranked(field: Field, text: str, *, singles: bool = True) -> list[likeness.W
             found.append((field.name, one.text))
         before = one.text
     return found
+
+
+def _best(queries: Sequence[Any]) -> Any:
+    """The best of some queries counts."""
+    if not queries:
+        return Q.empty_query()
+    return queries[0] if len(queries) == 1 else Q.disjunction_max_query(list(queries))
 
 
 def _boosted(query: Any, factor: float) -> Any:

@@ -79,8 +79,15 @@ def _markers(node: Node, field: Field) -> Iterator[_Marker]:
     elif isinstance(node, Terms):
         if node.field == field.name:
             yield from (_value(value) for value in node.values if isinstance(value, str))
-    elif isinstance(node, Match | Phrase | Prefix | Fuzzy) and node.field in ("", field.name):
+    elif isinstance(node, Match | Phrase | Prefix | Fuzzy) and _covers(node, field.name):
         yield from _words_of(node, field)
+
+
+def _covers(node: Match | Phrase | Prefix | Fuzzy, name: str) -> bool:
+    """Whether a node looks for something in that field."""
+    if node.field:
+        return node.field == name
+    return not node.fields or name in dict(node.fields)
 
 
 def _words_of(node: Match | Phrase | Prefix | Fuzzy, field: Field) -> Iterator[_Marker]:

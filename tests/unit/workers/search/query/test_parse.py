@@ -169,6 +169,20 @@ def test_words_are_looked_for_in_the_fields_asked_for() -> None:
     assert parse("a b", SCHEMA, fields=["tags"], every=True) == Bool(
         must=(Terms("tags", ("a",)), Terms("tags", ("b",)))
     )
+    many = (("title", 2.0), ("author", 1.0))
+    three = ["title^2", "author", "tags^3"]
+    assert parse('a b "c"', SCHEMA, fields=three, every=True) == Bool(
+        must=(
+            any_of(
+                Match("", "a b", True, many),
+                Boost(Bool(must=(Terms("tags", ("a",)), Terms("tags", ("b",)))), 3),
+            ),
+            any_of(Phrase("", "c", 0, many), Boost(Terms("tags", ("c",)), 3)),
+        )
+    )
+    assert parse("a* b~2", SCHEMA, fields=three[:2]) == any_of(
+        Prefix("", "a", many), Fuzzy("", "b", 2, many)
+    )
     for fields, said in (
         (["titel"], "no field 'titel'"),
         (["price"], "'price' is a float field"),

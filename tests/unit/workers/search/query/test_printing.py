@@ -43,6 +43,7 @@ def test_in_the_simplest_form(given: str, text: str) -> None:
         (Bool(must=(A,), filters=(Terms("stock", (1,)),)), "+a #stock:1"),
         (Bool(should=(A, B, C), at_least=2), "(a (b) (c))~2"),
         (Match("title", "a b", True), "title:(+a +b)"),
+        (Match("", "a b", fields=(("title", 2.0), ("author", 1.0))), "title^2,author:(a b)"),
         (Like((("title", "some text"),)), 'like(title:"some text")'),
         (Terms("author", ("Jane Doe", "x")), 'author:("Jane Doe" x)'),
         (Terms("stock", (-1, 2)), 'stock:("-1" 2)'),

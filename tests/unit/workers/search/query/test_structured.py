@@ -99,6 +99,13 @@ def test_a_query_may_be_a_string_or_nothing() -> None:
     assert query_of(None, SCHEMA) == All()
     assert query_of("a b", SCHEMA, every=True) == Match("", "a b", True)
     assert query_of("a", SCHEMA, fields=["title"]) == Match("title", "a")
+    many = (("title", 1.0), ("author", 2.0))
+    assert query_of({"phrase": "a"}, SCHEMA, fields=["title", "author^2"]) == Phrase(
+        "", "a", fields=many
+    )
+    assert query_of({"like": "a"}, SCHEMA, fields=["title", "author^2"]) == Like(
+        (("title", "a"), ("author", "a"))
+    )
     given = {"bool": {"must": ["a b", {"match": "c"}, {"match": {"author": "d"}}]}}
     assert query_of(given, SCHEMA, fields=["title"], every=True) == Bool(
         must=(Match("title", "a b", True), Match("title", "c", True), Match("author", "d", True))
