@@ -15,15 +15,16 @@ from typing import Any, TypeAlias
 from mesh.client.search import calls, plans
 from mesh.client.search.embedding import Document, Embed
 from mesh.client.search.plans import Compute
-from mesh.client.search.requests import Loaded, Written
+from mesh.client.search.requests import SERVICE, Loaded, Written
 from mesh.client.verbs import Patience, Request
-from mesh.errors import CallError, InvalidArgument
+from mesh.errors import CallError, DeadlineExceeded, InvalidArgument
 from mesh.protocol import search as limits
 
 BATCH = 500
 IN_FLIGHT = 4
 MOST_OCTETS = 4 * 1024 * 1024
 """Of the documents of one batch."""
+BUILT_EVERY = 0.05
 
 Progress: TypeAlias = Callable[[int, int | None], object]
 """Called with documents done, and in all if that is known."""
@@ -221,6 +222,8 @@ def load(of: Loading) -> Plan:
         yield from _settle(of, 0)
         yield from _send(of, held, of.refresh)
         yield from _settle(of, 0)
+        if of.refresh == "wait":
+            yield from _built(of)
     return Loaded(of.written, of.skipped, of.failed + of.source.failed, of.version)
 
 
@@ -274,6 +277,27 @@ def _settled(of: Loading, batch: Batch, request: Request[Written], ticket: Any) 
     of.version = max(of.version, written.version)
     if of.progress is not None:
         of.progress(of.written + of.skipped + of.failed + of.source.failed, of.source.total)
+
+
+def _built(of: Loading) -> Plan:
+    """Wait until an index that is built anew, for fields that came with the load, has all of it.
+
+    Raises:
+        DeadlineExceeded: it has not moved for as long as a call may take.
+    """
+    clock = of.patience.clock
+    reached, moved_at = -1, clock()
+    while (found := (yield calls.info(of.collection))) is not None and found.rebuilding:
+        if found.rebuilding["applied"] != reached:
+            reached, moved_at = found.rebuilding["applied"], clock()
+        elif clock() - moved_at > of.patience.patience:
+            raise DeadlineExceeded(
+                f"all is written, but the index of {of.collection!r} stays at {reached} of "
+                f"{found.rebuilding['of']}; see info() and the log of the service",
+                service=SERVICE,
+                method="load",
+            )
+        yield Pause(BUILT_EVERY)
 
 
 def _left_out(of: Loading, batch: Batch, error: InvalidArgument) -> bool:

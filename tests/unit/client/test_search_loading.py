@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from mesh.client.search.loading import Await, Begin, Incoming, Pause, Take
 from mesh.client.search.plans import Compute
 from mesh.client.search.requests import Loaded, Written
 from mesh.client.verbs import Patience, Request
-from mesh.errors import CallError, InvalidArgument, StoreBusy, WorkerLost
+from mesh.errors import CallError, DeadlineExceeded, InvalidArgument, StoreBusy, WorkerLost
 from mesh.protocol import payload
 from mesh.protocol.search import MAX_DOCUMENT
 from tests.unit.client.test_search_calls import info
@@ -28,7 +29,8 @@ class Service:
         self.batches: list[list[str]] = []
         self.refreshes: list[str] = []
         self.most_in_flight = 0
-        self.most_taken = 0
+        self.building: list[dict[str, int] | None] = []
+        self.paused = 0.0
         self._fails = fails or (lambda documents: None)
         self._open: list[Request[Written]] = []
         self._now = 0.0
@@ -52,7 +54,8 @@ class Service:
     def _do(self, step: Any) -> Any:
         match step:
             case Request():
-                return info(t="text", v="vector")
+                found = info(t="text", v="vector")
+                return replace(found, rebuilding=self.building.pop(0)) if self.building else found
             case Compute(texts):
                 return [text.encode().ljust(4)[:4] for text in texts]
             case Begin(request):
@@ -74,11 +77,10 @@ class Service:
                 self.documents |= {one["id"]: one for one in kept}
                 return Written([one["id"] for one in kept], len(self.batches))
             case Take(source):
-                batch = source.take()
-                self.most_taken = max(self.most_taken, len(batch.documents) if batch else 0)
-                return batch
+                return source.take()
             case Pause(seconds):
                 self._now += seconds
+                self.paused += seconds
                 return None
         raise AssertionError(step)
 
@@ -121,6 +123,20 @@ def test_only_the_last_batch_waits_to_be_searched() -> None:
     service = Service()
     service.load(some(7), refresh="wait")
     assert service.refreshes == ["interval", "interval", "wait"]
+
+
+def test_it_waits_for_an_index_that_is_built_anew() -> None:
+    service = Service()
+    service.building = [{"applied": 0, "of": 9}, {"applied": 5, "of": 9}, None]
+    assert service.load(some(2), refresh="wait").written == 2
+    assert not service.building and service.paused == pytest.approx(2 * loading.BUILT_EVERY)
+    service.building = [{"applied": 5, "of": 9}]
+    service.load(some(2))
+    assert service.building, "unless it is not to wait"
+    service.building = [{"applied": 5, "of": 9}] * 1000
+    with pytest.raises(DeadlineExceeded, match="stays at 5 of 9"):
+        service.load(some(2), refresh="wait")
+    assert len(service.building) > 800
 
 
 def test_the_source_is_read_as_the_documents_go() -> None:
