@@ -80,7 +80,7 @@ class _OwnLoop:
         self._runner.cancel(request)
 
     def stop(self, timeout: float) -> None:
-        pass
+        self._runner.stop()
 
 
 class _Worker:
@@ -475,6 +475,9 @@ class MeshTest:
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+            tasks = asyncio.all_tasks(self._loop)
+            if tasks:
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
         self._loop = self._thread = None

@@ -151,14 +151,14 @@ def _words(values: Values, field: Field, node: Match | Phrase | Prefix | Fuzzy) 
             *before, last = spelt
             if last.character:
                 return _every(texts, field, [*_stems(before, field), last])
-            begun = _spelt(texts, lambda word: word.startswith(last.text))
+            begun = _spelt(texts, field, lambda word: word.startswith(last.text))
             return begun and (not before or _every(texts, field, _stems(before, field)))
         case Fuzzy():
             wanted = analysis.phrase(node.text, "plain")
             return bool(wanted) and all(
                 _phrase(texts, field, run)
                 if run[0].character
-                else _spelt(texts, lambda word: edits(word, run[0].text) <= node.distance)  # noqa: B023
+                else _spelt(texts, field, lambda word: edits(word, run[0].text) <= node.distance)  # noqa: B023
                 for run in _runs(wanted)
             )
 
@@ -235,8 +235,9 @@ def _phrase(
     return any(max(choice) - min(choice) <= slop for choice in itertools.product(*starts))
 
 
-def _spelt(texts: Sequence[str], fits: Callable[[str], bool]) -> bool:
-    return any(fits(one.text) for text in texts for one in analysis.phrase(text, "plain"))
+def _spelt(texts: Sequence[str], field: Field, fits: Callable[[str], bool]) -> bool:
+    """Whether one of the whole words fits, among which runs of characters are."""
+    return any(fits(one) for text in texts for one in analysis.whole_words(text, field.analyzer))
 
 
 def _stems(words: Sequence[analysis.Token], field: Field) -> list[analysis.Token]:

@@ -137,6 +137,11 @@ class LoopRunner:
         if request.handle is not None:
             request.handle.cancel()
 
+    def stop(self) -> None:
+        """Cancel whatever still runs, and the runner that waits for more."""
+        for task in list(self._tasks):
+            task.cancel()
+
     def run_queued(self) -> None:
         """Let a runner work through what was submitted. Not to be called from a task."""
         self._scheduled = False
