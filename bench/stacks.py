@@ -42,6 +42,15 @@ def storage_service(processes: Stack, endpoint: str, data: Path) -> Child:
     return child
 
 
+def search_service(processes: Stack, endpoint: str, data: Path, workers: int) -> Child:
+    """The search service in so many processes, over the directory `data`."""
+    command = python(
+        "workers", "search", "--broker", endpoint, "--data", data, "--processes", workers
+    )
+    child, _ = processes.start(*command, until="serving ", timeout=20.0)
+    return child
+
+
 def postgres_server(processes: Stack, data: Path) -> tuple[Child, str]:
     """PostgreSQL with its own defaults, in `data`; its URL. Every commit is flushed.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.cases import bounds, calls, memory, raw, router, storage
+from bench.cases import bounds, calls, memory, raw, router, search, storage
 from bench.harness import Case
 
 CASES: dict[str, Case] = {
@@ -12,6 +12,7 @@ CASES: dict[str, Case] = {
         *calls.CASES,
         *memory.CASES,
         *storage.CASES,
+        *search.CASES,
         *router.CASES,
         *bounds.CASES,
     )
