@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from workers.search.operations import Op
 from workers.search.readers import Readers
 from workers.search.records import TABLES
 from workers.search.searching import Searcher
-from workers.search.view import Definitions, View
+from workers.search.view import Definitions, Moment
 from workers.store import Change as StoreChange
 from workers.store import Job, Store, dedup
 from workers.store.dedup import Dedup
@@ -126,10 +125,8 @@ class SearchEngine:
         except lmdb.Error as error:
             return DataCorrupted(f"the store is damaged ({error}); restore a backup")
 
-    @contextmanager
-    def _moment(self) -> Iterator[View]:
-        with self._store.view() as at:
-            yield View(at, self._tables, self._definitions)
+    def _moment(self) -> Moment:
+        return Moment(self._store.view(), self._tables, self._definitions)
 
     # ---------------------------------------------------------------- writing
 

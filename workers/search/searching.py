@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 from mesh.errors import InvalidArgument, StoreBusy
 from mesh.protocol import payload
@@ -30,14 +29,11 @@ from workers.search.schema import KEYWORD, TAGS, TEXT, Schema
 from workers.search.text import facets
 from workers.search.text.facets import FacetSpec
 from workers.search.text.highlight import highlight
-from workers.search.view import View
+from workers.search.view import Moment, View
 
 T = TypeVar("T")
 
 ATTEMPTS: Final = 3
-
-Moment: TypeAlias = AbstractContextManager[View]
-"""`with moment as view:` is one moment of the store."""
 
 
 class _Gone(Exception):

@@ -65,24 +65,35 @@ class Verbs:
         """The documents that fit best, and what was counted on the way."""
         asked = Query(
             limits.check_query(query),
-            limits.check_vector(vector),
-            limits.check_field(vector_field, "vector_field"),
-            limits.check_fields(fields),
-            limits.check_operator(operator) == "and",
-            limits.check_filter(filter),
-            limits.check_limit(limit),
-            limits.check_offset(offset),
-            limits.check_cursor(cursor),
-            limits.check_sort(sort),
-            limits.check_facets(facets or {}),
-            limits.check_highlight(highlight) or None,
-            limits.check_source(source),
-            bool(explain),
-            limits.check_weights(weights),
-            limits.check_min_score(min_score),
-            bool(total),
-            limits.check_nearest(k),
+            fields=fields if fields == () else limits.check_fields(fields),
+            every=limits.check_operator(operator) == "and",
+            filter=limits.check_filter(filter),
+            limit=limits.check_limit(limit),
+            source=source if source is True else limits.check_source(source),
+            explain=bool(explain),
+            total=bool(total),
         )
+        # Most queries say little: what is not said need not be looked at.
+        if vector is not None:
+            asked.vector = limits.check_vector(vector)
+        if vector_field != "":
+            asked.vector_field = limits.check_field(vector_field, "vector_field")
+        if k != asked.depth:
+            asked.depth = limits.check_nearest(k)
+        if offset != 0:
+            asked.offset = limits.check_offset(offset)
+        if cursor != b"":
+            asked.cursor = limits.check_cursor(cursor)
+        if sort != ():
+            asked.sort = limits.check_sort(sort)
+        if facets is not None:
+            asked.facets = limits.check_facets(facets)
+        if highlight is not None:
+            asked.highlight = limits.check_highlight(highlight) or None
+        if weights is not None:
+            asked.weights = limits.check_weights(weights)
+        if min_score != 0.0:
+            asked.min_score = limits.check_min_score(min_score)
         op = Op("query", limits.check_collection(collection), {"query": asked})
         return Act(op, _answered, _answer_packed)
 

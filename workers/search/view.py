@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import Any, Final
 
 from mesh.errors import DataCorrupted, InvalidArgument
@@ -25,6 +26,7 @@ from workers.search.records import (
 )
 from workers.store import Table
 from workers.store import View as StoreView
+from workers.store.engine import ReadBlock
 
 Tables = dict[str, Table]
 
@@ -206,6 +208,28 @@ class View:
             self.tables["removed"], prefix=U32.pack(number), start=first
         ):
             yield ROW.unpack(slot)[1], U64.unpack(row)[0]
+
+
+class Moment:
+    """`with moment as view:` reads one moment of the store."""
+
+    __slots__ = ("_block", "_definitions", "_tables")
+
+    def __init__(self, block: ReadBlock, tables: Tables, definitions: Definitions) -> None:
+        self._block = block
+        self._tables = tables
+        self._definitions = definitions
+
+    def __enter__(self) -> View:
+        return View(self._block.__enter__(), self._tables, self._definitions)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._block.__exit__(kind, error, trace)
 
 
 def _damaged(collection: Collection, row: int) -> DataCorrupted:
