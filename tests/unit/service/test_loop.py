@@ -1,0 +1,107 @@
+"""How async handlers share tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from contextvars import ContextVar
+
+from mesh.context import running
+from mesh.service import Service
+from mesh.testing import MeshTest
+
+SEEN: ContextVar[str] = ContextVar("seen", default="nothing")
+
+
+def test_calls_that_never_wait_share_a_task_but_no_context() -> None:
+    made = Service("shop", version="1")
+
+    @made.rpc
+    async def touch() -> list[object]:
+        before = SEEN.get()
+        SEEN.set("something")
+        return [before, id(asyncio.current_task())]
+
+    async def main() -> None:
+        async with MeshTest(made) as m:
+            found = [await m.call("shop.touch") for _ in range(3)]
+            assert found == [["nothing", found[0][1]]] * 3
+
+    asyncio.run(asyncio.wait_for(main(), 10.0))
+
+
+def test_calls_that_wait_have_tasks_of_their_own_and_give_them_back() -> None:
+    made = Service("shop", version="1")
+    go = asyncio.Event()
+    waiting: list[object] = []
+
+    @made.rpc
+    async def wait() -> int:
+        waiting.append(None)
+        await go.wait()
+        return id(asyncio.current_task())
+
+    async def main() -> None:
+        async with MeshTest(made) as m:
+            calls = [asyncio.create_task(m.call("shop.wait")) for _ in range(5)]
+            while len(waiting) < 5:
+                await asyncio.sleep(0)
+            go.set()
+            assert len({await call for call in calls}) == 5
+            before = len(asyncio.all_tasks())
+            await m.call("shop.wait")
+            assert len(asyncio.all_tasks()) == before
+
+    asyncio.run(asyncio.wait_for(main(), 10.0))
+
+
+def test_a_handler_that_cancels_its_task_and_returns_harms_nobody() -> None:
+    made = Service("shop", version="1")
+
+    @made.rpc
+    async def cancel() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return "cancelled"
+
+    @made.rpc
+    async def nap() -> str:
+        await asyncio.sleep(0)
+        return "rested"
+
+    async def main() -> None:
+        async with MeshTest(made) as m:
+            methods = ["cancel", "nap", "cancel", "cancel", "nap"]
+            found = await asyncio.gather(*[m.call(f"shop.{name}") for name in methods])
+            assert found == ["cancelled", "rested", "cancelled", "cancelled", "rested"]
+            assert await m.call("shop.nap") == "rested"
+
+    asyncio.run(asyncio.wait_for(main(), 10.0))
+
+
+def test_a_runner_with_nothing_to_do_holds_on_to_no_request() -> None:
+    made = Service("shop", version="1")
+    seen: list[weakref.ref[object]] = []
+
+    class Held:
+        pass
+
+    kept: ContextVar[Held] = ContextVar("kept")
+
+    @made.rpc
+    async def hold() -> None:
+        held = Held()
+        kept.set(held)
+        seen.append(weakref.ref(held))
+
+    async def main() -> None:
+        async with MeshTest(made) as m:
+            await m.call("shop.hold")
+            await asyncio.sleep(0)
+            gc.collect()
+            assert seen[0]() is None
+            assert running.get() is None
+
+    asyncio.run(asyncio.wait_for(main(), 10.0))
