@@ -164,9 +164,11 @@ class MemoryMachine(RuleBasedStateMachine):
             assert isinstance(before, bool) or not isinstance(before, int | float)
             return
         assert total == before + by and type(total) is type(before + by)
-        ends_at = self.at(ttl) if renew or old is None else old.expire_at
+        ends_at, fresh = self.at(ttl), 0
+        if old is not None and not renew:
+            ends_at, fresh = old.expire_at, old.fresh_until
         tags = old.tags if old else ()
-        self.model[key] = Known(total, self.version(key, ends_at), ends_at, 0, tags)
+        self.model[key] = Known(total, self.version(key, ends_at), ends_at, fresh, tags)
 
     @rule(key=KEYS)
     def pop(self, key: bytes) -> None:

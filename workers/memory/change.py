@@ -18,7 +18,16 @@ from mesh.protocol.memory import INT_RANGE
 from workers.memory.locks import A_LOCK, AN_ENTRY, Locks
 from workers.memory.records import Entry, Space, read_entry, read_lock
 from workers.memory.sweeping import SLICE, clear_slice
-from workers.memory.tables import ENTRIES, EXPIRY, LOCKS, SPACES, SWEEPS, TAGS, Tables
+from workers.memory.tables import (
+    ENTRIES,
+    EXPIRY,
+    LOCKS,
+    SPACES,
+    SWEEPS,
+    TAGS,
+    OverlayTables,
+    Tables,
+)
 from workers.memory.view import (
     FILL,
     LOCK,
@@ -130,15 +139,7 @@ class Change(Locks):
         old = self._live(slot, True)
         if old is None:
             return False
-        before, after = old.expire_at or math.inf, expire_at or math.inf
-        allowed = {
-            "": True,
-            "none": not old.expire_at,
-            "some": bool(old.expire_at),
-            "later": after > before,
-            "sooner": after < before,
-        }
-        if not allowed[condition]:
+        if not may_expire(old, expire_at, condition):
             return False
         self._write(space, slot, Entry(0, expire_at, 0, old.tags, old.body), old)
         return True
@@ -170,8 +171,8 @@ class Change(Locks):
         if old is None:
             self._write(space, slot, Entry(0, expire_at, 0, (), body), before)
         else:
-            ends_at = expire_at if renew else old.expire_at
-            self._write(space, slot, Entry(0, ends_at, 0, old.tags, body), before)
+            times = (expire_at, 0) if renew else (old.expire_at, old.fresh_until)
+            self._write(space, slot, Entry(0, *times, old.tags, body), before)
         return total
 
     # ---------------------------------------------------------------- many at once
@@ -194,11 +195,18 @@ class Change(Locks):
             (slot_of(space, key), Entry(0, expire_at, fresh_until, tags, body))
             for key, body in items
         ]
+        before = [self._entry(slot) for slot, _ in entries]
         if space.quota:
-            grown = sum([entry.cost(slot) for slot, entry in entries])
-            if space.octets + grown > space.quota:
+            grown = sum(
+                max(0, entry.cost(slot) - (old.cost(slot) if old else 0))
+                for (slot, entry), old in zip(entries, before, strict=True)
+            )
+            if space.octets + grown > space.quota and grown:
                 raise _over_quota(space)
-        return [self._write(space, slot, entry, self._entry(slot)) for slot, entry in entries]
+        return [
+            self._write(space, slot, entry, old)
+            for (slot, entry), old in zip(entries, before, strict=True)
+        ]
 
     def batch(
         self,
@@ -212,39 +220,40 @@ class Change(Locks):
             VersionConflict: a condition does not hold.
             InvalidArgument: a step cannot be done.
         """
+        space = self.space(ns)
         for key, version in conditions:
-            space = self.space(ns)
-            if space is None:
-                if version:
-                    raise _conflict(key, 0, version)
-            else:
+            if space is not None:
                 self._compare(space, key, version)
-        self._rehearse(ns, steps)
-        return [self._verbs[verb](ns, **arguments) for verb, arguments in steps]
+            elif version:
+                raise _conflict(key, 0, version)
+        # What a step raises after others were done undoes them: they are laid over the tables.
+        base, undo = self.tables, self._undo(ns)
+        self.tables = tried = OverlayTables(base)
+        try:
+            results = [self._verbs[verb](ns, **arguments) for verb, arguments in steps]
+        except BaseException:
+            undo()
+            raise
+        finally:
+            self.tables = base
+        tried.pour(base)
+        return results
 
-    def _rehearse(self, ns: str, steps: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Raise what a step would raise after others were done."""
-        bodies: dict[bytes, bytes | None] = {}
-        grown = 0
-        for verb, arguments in steps:
-            if verb == "set":
-                key = arguments["key"]
-                bodies[key] = arguments["body"]
-                grown += Entry(0, 1, 0, arguments.get("tags", ()), arguments["body"]).cost(key)
-            elif verb == "delete":
-                bodies.update(dict.fromkeys(arguments["keys"]))
-            elif verb == "increment":
-                key = arguments["key"]
-                if key not in bodies:
-                    entry = self.get(ns, key)
-                    bodies[key] = entry.body if entry else None
-                body = bodies[key]
-                before = 0 if body is None else payload.decode(body)
-                bodies[key] = payload.encode(add(before, arguments["by"], key))
-                grown += Entry(0, 1, 0, (), b"").cost(key)
-        space = self._space(ns)
-        if space.quota and space.octets + grown > space.quota:
-            raise _over_quota(space)
+    def _undo(self, ns: str) -> Callable[[], None]:
+        """What takes back everything, but in the tables, that verbs do to `ns` from now on."""
+        totals, space = self._totals, self.space(ns)
+        before = (totals.version, totals.entries, totals.octets, totals.spaces)
+        counted = space and (space.entries, space.octets, space.changed)
+        effects, events = len(self.effects), len(self.events)
+
+        def undo() -> None:
+            totals.version, totals.entries, totals.octets, totals.spaces = before
+            if space is not None and counted is not None:
+                space.entries, space.octets, space.changed = counted
+            self._spaces[ns] = space
+            del self.effects[effects:], self.events[events:]
+
+        return undo
 
     def invalidate(self, ns: str, *, prefix: bytes = b"", tag: str = "") -> int:
         """Remove what lies under `prefix`, or has `tag`: a lower bound of how many there were.
@@ -413,6 +422,19 @@ class Change(Locks):
         sweep.number = max((known.number for known in self.sweeps()), default=0) + 1
         self.sweeps().append(sweep)
         self.tables.put(SWEEPS, _U32.pack(sweep.number), sweep.pack())
+
+
+def may_expire(old: Entry, expire_at: int, condition: str) -> bool:
+    """Whether `old` may be given another expiry: see `Change.expire`."""
+    before, after = old.expire_at or math.inf, expire_at or math.inf
+    allowed = {
+        "": True,
+        "none": not old.expire_at,
+        "some": bool(old.expire_at),
+        "later": after > before,
+        "sooner": after < before,
+    }
+    return allowed[condition]
 
 
 def add(before: Any, by: int | float, key: bytes) -> int | float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.errors import InvalidArgument, VersionConflict
+from mesh.errors import InvalidArgument, QuotaExceeded, VersionConflict
 from tests.conformance.memory.driver import Driver
 
 
@@ -157,6 +157,92 @@ def test_a_batch_with_a_step_that_fails_does_nothing(store: Driver) -> None:
             ),
         )
     assert store.keys() == []
+
+
+def test_a_batch_that_fails_in_the_midst_does_nothing(store: Driver) -> None:
+    """What keeps a step from being done is known only when those before it were."""
+    version = store.set(A, "text")
+    before = store("stats")["namespaces"]["default"]
+    with pytest.raises(InvalidArgument, match=r"\{one\}a"):
+        store(
+            "batch",
+            conditions=[],
+            **steps(
+                ("set", {"key": B, "body": b"\x01", "tags": ("t",), "expire_at": store.at(9000)}),
+                ("set", {"key": A, "body": b"\x01", "only_if": "absent"}),
+                ("increment", {"key": A, "by": 1}),
+            ),
+        )
+    assert (store.get(A), store.get(B), store.keys()) == ("text", None, [A])
+    assert store("get", key=A).version == version
+    assert store("invalidate", tag="t") == 0
+    after = store("stats")["namespaces"]["default"]
+    assert [after[name] for name in ("entries", "octets")] == [
+        before[name] for name in ("entries", "octets")
+    ]
+    assert store.set(B, 1) > version
+
+
+def test_the_numbers_of_a_batch_follow_its_steps(store: Driver) -> None:
+    store.set(A, 5, expire_at=store.at(60_000), fresh_until=store.at(50_000))
+    results = store(
+        "batch",
+        conditions=[],
+        **steps(
+            ("set", {"key": A, "body": b"\x64", "only_if": "absent"}),
+            ("increment", {"key": A, "by": 1}),
+            ("set", {"key": B, "body": b"\x01"}),
+            ("expire", {"key": B, "expire_at": store.at(30_000)}),
+            ("increment", {"key": B, "by": 1.5}),
+            ("set", {"key": B, "body": b"\x07", "keep_ttl": True}),
+            ("increment", {"key": B, "by": 1}),
+        ),
+    )
+    assert (results[0], results[1], results[4], results[6]) == (0, 6, 2.5, 8)
+    assert (store.get(A), store.get(B)) == (6, 8)
+    assert 40_000 < store("ttl", key=A) <= 50_000
+    assert 20_000 < store("ttl", key=B) <= 30_000
+
+
+def test_a_batch_at_the_quota_is_done_whole_or_not_at_all(store: Driver) -> None:
+    a, b = b"{one}" + b"a" * 400, b"{one}b"
+    refused = done = 0
+    for size in range(0, 2000, 75):
+        store.set(a, 1)
+        store.set(b, "x" * 600)
+        octets = store("stats")["namespaces"]["default"]["octets"]
+        store("delete", keys=[b])
+        partitions = 1 if store.can.atomic_namespace else 16
+        store("configure", relaxed=None, quota=(octets + 450) * partitions)
+        try:
+            store(
+                "batch",
+                conditions=[],
+                **steps(
+                    ("set", {"key": b, "body": b"\xda" + size.to_bytes(2, "big") + b"x" * size}),
+                    ("expire", {"key": a, "expire_at": store.at(60_000)}),
+                ),
+            )
+            done += 1
+            assert store("exists", keys=[a, b]) == 2 and store("ttl", key=a) > 0
+        except QuotaExceeded:
+            refused += 1
+            assert store("exists", keys=[b]) == 0 and store("ttl", key=a) == -1
+        store("configure", relaxed=None, quota=0)
+        store("expire", key=a, expire_at=0)
+    assert refused and done
+
+
+def test_what_is_written_again_needs_no_more_room(store: Driver) -> None:
+    items = [(b"{one}%d" % number, b"\x01") for number in range(10)]
+    store("set_many", items=items)
+    octets = store("stats")["namespaces"]["default"]["octets"]
+    partitions = 1 if store.can.atomic_namespace else 16
+    store("configure", relaxed=None, quota=(octets + 10) * partitions)
+    assert len(store("set_many", items=items)) == 10
+    with pytest.raises(QuotaExceeded):
+        store("set_many", items=[*items, (b"{one}more", b"\x01")])
+    assert store("exists", keys=[b"{one}more"]) == 0
 
 
 def test_a_batch_over_partitions_is_refused(store: Driver) -> None:

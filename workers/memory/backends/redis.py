@@ -40,7 +40,7 @@ from workers.memory.backends.translation import (
     result_of,
     step_results,
 )
-from workers.memory.change import CLEARED, add
+from workers.memory.change import CLEARED, add, may_expire
 from workers.memory.records import Entry
 
 PREFIX = "sage:"
@@ -357,32 +357,51 @@ class RedisBackend:
         wanted = dict(conditions)
         entries: dict[bytes, Entry | None] = {}
         steps: list[Any] = []
+
+        def look(key: bytes) -> Entry | None:
+            """The entry as the steps before leave it, stale ones included."""
+            if key not in entries:
+                get = Op("get", op.ns, {"key": key, "stale": True})
+                found = entries[key] = result_of(get, self._one(base, get))
+                conditions.setdefault(key, found.version if found else 0)
+            return entries[key]
+
         for verb, given in op.arguments["steps"]:
-            if verb == "set":
-                entries[given["key"]] = Entry(0, given.get("expire_at", 0), 0, (), given["body"])
-            elif verb == "delete":
-                entries.update(dict.fromkeys(given["keys"]))
             if verb != "increment":
                 steps.append((verb, given))
-                continue
-            key = given["key"]
-            if key not in entries:
-                entries[key] = result_of(
-                    Op("get", op.ns),
-                    self._one(base, Op("get", op.ns, {"key": key, "stale": False})),
+            if verb == "set":
+                only_if, keep_ttl = given.get("only_if"), given.get("keep_ttl")
+                old = look(given["key"]) if only_if or keep_ttl else None
+                if only_if and (old is None) != (only_if == "absent"):
+                    continue
+                times = (given.get("expire_at", 0), given.get("fresh_until", 0))
+                if keep_ttl and old is not None:
+                    times = (old.expire_at, old.fresh_until)
+                tags = tuple(given.get("tags", ()))
+                entries[given["key"]] = Entry(0, *times, tags, given["body"])
+            elif verb == "delete":
+                entries.update(dict.fromkeys(given["keys"]))
+            elif verb == "expire":
+                old, expire_at = look(given["key"]), given["expire_at"]
+                if old is not None and may_expire(old, expire_at, given.get("condition", "")):
+                    entries[given["key"]] = Entry(0, expire_at, 0, old.tags, old.body)
+            elif verb == "increment":
+                key = given["key"]
+                old = look(key)
+                if old is not None and 0 < old.ends_at(False) <= self.now():
+                    old = None
+                total = add(payload.decode(old.body) if old else 0, given["by"], key)
+                tags = old.tags if old else ()
+                times = (given.get("expire_at", 0), 0)
+                keep_ttl = old is not None and not given.get("renew")
+                again = {"key": key, "body": payload.encode(total), "tags": tags}
+                again |= {"expire_at": times[0], "keep_ttl": keep_ttl}
+                steps.append(
+                    ("set", again, [b"i" if isinstance(total, int) else b"d", repr(total)])
                 )
-                old = entries[key]
-                conditions.setdefault(key, old.version if old else 0)
-            old = entries[key]
-            total = add(payload.decode(old.body) if old else 0, given["by"], key)
-            body = payload.encode(total)
-            expire_at = given.get("expire_at", 0)
-            if old and not given.get("renew"):
-                expire_at = old.expire_at
-            entries[key] = Entry(0, expire_at, 0, old.tags if old else (), body)
-            again = {"key": key, "body": body, "expire_at": expire_at}
-            again["tags"] = old.tags if old else ()
-            steps.append(("set", again, [b"i" if isinstance(total, int) else b"d", repr(total)]))
+                if old is not None and keep_ttl:
+                    times = (old.expire_at, old.fresh_until)
+                entries[key] = Entry(0, *times, tags, again["body"])
         arguments = {"conditions": list(conditions.items()), "steps": steps}
         try:
             return step_results(op, self._one(base, Op("batch", op.ns, arguments, op.call)))

@@ -245,9 +245,9 @@ function verbs.increment(a)
     redis.call('DEL', scratch)
     if type(done) == 'table' and done.err then return failed('range') end
   end
-  local x = a.expire_at
-  if e and not a.renew then x = e.x end
-  write(a.key, field, value, x, 0, e and tags_of(e) or {}, a.cost)
+  local x, f = a.expire_at, 0
+  if e and not a.renew then x, f = e.x, e.f end
+  write(a.key, field, value, x, f, e and tags_of(e) or {}, a.cost)
   return {field, value}
 end
 
@@ -354,17 +354,18 @@ function verbs.reserve(a)
   return {e and 'stale' or 'lead', raw, take(base..'f:'..a.key, a.expire_at, '', fill_epoch())}
 end
 
-function verbs.echo(a) return a.result end
-
 function verbs.batch(a)
   for _, condition in ipairs(a.conditions) do
     local e = live(condition[1], true)
     local found = e and e.v or 0
     if found ~= condition[2] then return failed('conflict:'..condition[1], found) end
   end
-  local total = {cost = 0}
-  for _, step in ipairs(a.steps) do total.cost = total.cost + (step[2].cost or 0) end
-  if not room(total, nil) then return failed('quota') end
+  local grown = 0
+  for _, step in ipairs(a.steps) do
+    local old = step[2].cost and load(step[2].key)
+    grown = grown + math.max(0, (step[2].cost or 0) - (old and old.c or 0))
+  end
+  if not room({cost = grown}, nil) then return failed('quota') end
   local found = {}
   for n, step in ipairs(a.steps) do
     found[n] = verbs[step[1]](step[2])
