@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,10 @@ def test_a_repeated_request_has_the_first_outcome(open_backend: Callable[[], Any
     assert one(first, batch) == one(second, batch) == [10]
     popped = Op("pop", "n", {"key": b"k"}, (7, 4, b"d" * 16))
     assert one(first, popped).body == one(second, popped).body == b"\x0a"
+    nothing = Op("unlock", "n", {"name": b"l", "token": 1}, (7, 5, b"e" * 16))
+    assert one(first, nothing) is False and one(second, nothing) is False
+    popped.call = (7, 6, b"f" * 16)
+    assert one(first, popped) is None and one(second, popped) is None
 
 
 def test_many_processes_write(open_backend: Callable[[], Any]) -> None:
@@ -98,6 +105,45 @@ def test_watching_from_another_process(open_backend: Callable[[], Any]) -> None:
     assert seen == [("n", b"k", "set", version), ("n", b"k", "deleted", version)]
 
 
+def test_who_waits_is_told_from_another_process(open_backend: Callable[[], Any]) -> None:
+    """A lock or a reservation may end by itself, with a deletion or an invalidation."""
+    watching, writing = open_backend(), open_backend()
+    seen: queue.Queue[Event] = queue.Queue()
+    watching.watch(lambda events: [seen.put(event) for event in events])
+    watching.follow({"n"})
+
+    def reserved(ms: int = 60_000) -> int:
+        ends_at = writing.now() + ms
+        _, _, token = one(writing, Op("reserve", "n", {"key": b"k", "expire_at": ends_at}))
+        assert token
+        return int(token)
+
+    token = reserved()
+    assert one(writing, Op("delete", "n", {"keys": [b"k"]})) == 0
+    assert seen.get(timeout=5) == ("n", b"k", "released", token)
+    for what in ({"prefix": b"k"}, {"tag": "any"}, {}):
+        token = reserved()
+        one(writing, Op("invalidate" if what else "clear", "n", what))
+        assert seen.get(timeout=5) == ("n", b"k", "released", token)
+    token = reserved()
+    assert one(writing, Op("invalidate", "n", {"prefix": b"other"})) == 0
+    assert one(writing, Op("release", "n", {"key": b"k", "token": token}))
+    assert seen.get(timeout=5) == ("n", b"k", "released", token)
+    lock = {"name": b"l", "owner": "", "expire_at": writing.now() + 60_000}
+    held = one(writing, Op("lock", "n", lock))
+    token = reserved(50)
+    longer = {"name": b"l", "token": held, "expire_at": writing.now() + 100}
+    assert one(writing, Op("extend", "n", longer))
+    told = set()
+    ends_at = time.monotonic() + 10
+    while len(told) < 2 and time.monotonic() < ends_at:
+        writing.tick()
+        with suppress(queue.Empty):
+            told.add(seen.get(timeout=0.05))
+    assert told == {("n", b"k", "released", token), ("n", b"l", "unlocked", held)}
+    assert one(writing, Op("lock_info", "n", {"name": b"l"})) is None
+
+
 def test_braces_keep_keys_together(open_backend: Callable[[], Any]) -> None:
     backend = open_backend()
     keys = [b"{cart:1}:%d" % number for number in range(20)]
@@ -128,6 +174,16 @@ def test_nobody_is_there() -> None:
         RedisBackend(f"redis://127.0.0.1:{support.free_port()}/0")
 
 
+def test_no_cluster_is_there() -> None:
+    with pytest.raises(ConfigError, match=r"no redis server at redis://127\.0\.0\.1"):
+        RedisBackend(f"redis+cluster://127.0.0.1:{support.free_port()}")
+
+
+def test_a_server_is_no_cluster(server: str) -> None:
+    with pytest.raises(ConfigError, match="no redis server"):
+        RedisBackend(server.replace("redis://", "redis+cluster://"))
+
+
 def test_a_server_that_restarts(process: support.Start, tmp_path: Path) -> None:
     port = support.free_port()
     command = (
@@ -143,6 +199,15 @@ def test_a_server_that_restarts(process: support.Start, tmp_path: Path) -> None:
     with pytest.raises(StoreBusy) as caught:
         store.set(b"k", 2)
     assert caught.value.maybe_executed
+    for verb, arguments in (
+        ("set", {"key": b"k", "body": b"\x01"}),
+        ("configure", {"relaxed": None, "quota": 1}),
+        ("set_many", {"items": [(b"k", b"\x01")]}),
+    ):
+        with pytest.raises(StoreBusy):
+            store(verb, ns="new", **arguments)
+    with pytest.raises(StoreBusy):
+        store("stats", ns="")
     process(*command).expect("Ready to accept connections")
     assert store.get(b"k") == 1
     assert store.set(b"k", 2) > 0

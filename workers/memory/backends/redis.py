@@ -51,6 +51,8 @@ SLICE = 1000
 MAX_RETRIES = 50
 TIMEOUT = 5.0
 TIDY_EVERY = 1.0
+# What the client library raises; of a cluster it has a tree of its own.
+FAILURES = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException)
 
 
 class RedisBackend:
@@ -77,8 +79,11 @@ class RedisBackend:
             atomic_namespace=whole,
             watches_all=False,
         )
-        self._sha = self._load()
-        self._offset = self._measure_clock()
+        try:
+            self._sha = self._load()
+            self._offset = self._measure_clock()
+        except FAILURES as error:
+            raise ConfigError(f"the redis server at {shown(url)} failed: {error}") from None
         self._report: Watch = lambda events: None
         self._listener = Listener(self._client, self._bases_by_space)
         self._seen: set[str] = set()
@@ -201,18 +206,18 @@ class RedisBackend:
 
     def _send(self, base: str, ops: Sequence[Op]) -> list[Any]:
         """The results of `ops` at one place; the error of each if the server did not answer."""
-        for op in ops:
-            if op.ns and op.ns not in self._registered and op.verb in _CREATES:
-                self._client.sadd(SPACES, op.ns)
-                self._registered.add(op.ns)
         data = msgpack.packb([request(op) for op in ops], use_bin_type=False)
         try:
+            for op in ops:
+                if op.ns and op.ns not in self._registered and op.verb in _CREATES:
+                    self._client.sadd(SPACES, op.ns)
+                    self._registered.add(op.ns)
             try:
                 reply = self._client.evalsha(self._sha, 1, base, data)
             except redis.exceptions.NoScriptError:
                 self._sha = self._load()
                 reply = self._client.evalsha(self._sha, 1, base, data)
-        except redis.exceptions.RedisError as error:
+        except FAILURES as error:
             return [_failure(error)] * len(ops)
         found: list[Any] = msgpack.unpackb(reply, raw=True, strict_map_key=False)
         return found
@@ -424,7 +429,10 @@ class RedisBackend:
         return {**totals, "evicted": 0, "sweeping": 0, "namespaces": spaces}
 
     def _smembers(self) -> set[bytes]:
-        found: set[bytes] = self._client.smembers(SPACES)
+        try:
+            found: set[bytes] = self._client.smembers(SPACES)
+        except FAILURES as error:
+            raise _failure(error) from None
         return found
 
     # ---------------------------------------------------------------- odds and ends
@@ -447,7 +455,7 @@ class RedisBackend:
     def _load(self) -> str:
         try:
             sha: str = self._client.script_load(SCRIPT)
-        except redis.exceptions.RedisError as error:
+        except redis.exceptions.ResponseError as error:
             raise ConfigError(f"the server does not take the script: {error}") from None
         return sha
 
@@ -478,9 +486,15 @@ def _connect(url: str, cluster: bool, pool_size: int | None) -> Any:
             pool = redis.BlockingConnectionPool.from_url(url, timeout=TIMEOUT, **options)
             client = redis.Redis.from_pool(pool)
         client.ping()
-    except (redis.exceptions.RedisError, ValueError) as error:
-        raise ConfigError(f"no redis server at {url.rpartition('@')[2]}: {error}") from None
+    except (*FAILURES, ValueError) as error:
+        raise ConfigError(f"no redis server at {shown(url)}: {error}") from None
     return client
+
+
+def shown(url: str) -> str:
+    """A URL for messages, without the name and password in it."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _failure(error: Exception) -> CallError:

@@ -8,7 +8,8 @@ list of results; a failed one is `{"!", kind, version}`.
               i (integer, decimal), d (float, decimal), b (MessagePack)
     i         sorted set of all keys, by name      x   sorted set of keys by expiry
     t:<tag>   set of keys                          s   hash: ver, entries, octets, quota, counters
-    l:<name>  hash of a lock: token, x, owner      f:<key>  a reservation: token, x, epoch
+    l:<name>  hash of a lock: token, x, owner      f:<key>  the same of a reservation
+    y         sorted set of locks (l<name>) and reservations (f<key>) by expiry
     r:<id>    outcome of a request
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 # Seconds for which the outcome of a request is kept: longer than a call may last.
 REMEMBER = 330
-# Milliseconds for which an expired entry is kept for the index to be put in order.
+# Milliseconds for which what has expired is kept for the indexes to be put in order.
 GRACE = 600_000
 
 SCRIPT = """
@@ -67,6 +68,33 @@ local function untag(key, e)
   end
 end
 
+local function held(name)
+  local r = redis.call('HMGET', name, 'token', 'x', 'owner')
+  if not r[1] or tonumber(r[2]) <= now then return nil end
+  return {token = tonumber(r[1]), x = tonumber(r[2]), owner = r[3]}
+end
+
+local function keep_until(kind, name, expire_at)
+  redis.call('HSET', base..kind..':'..name, 'x', text(expire_at))
+  redis.call('PEXPIREAT', base..kind..':'..name, text(expire_at + GRACE))
+  redis.call('ZADD', base..'y', text(expire_at), kind..name)
+end
+
+local function take(kind, name, expire_at, owner)
+  local token = next_version()
+  redis.call('HSET', base..kind..':'..name, 'token', text(token), 'owner', owner)
+  keep_until(kind, name, expire_at)
+  return token
+end
+
+-- Whoever waits is told, unless what happened to the key tells already.
+local function give_up(kind, name, told)
+  local place = base..kind..':'..name
+  local r = told and held(place)
+  if redis.call('DEL', place) == 1 then redis.call('ZREM', base..'y', kind..name) end
+  if r then event(kind == 'l' and 'unlocked' or 'released', name, r.token) end
+end
+
 local function drop(key, why)
   local e = load(key)
   redis.call('ZREM', base..'x', key)
@@ -112,34 +140,12 @@ local function write(key, field, value, expire_at, fresh_until, tags, cost)
   if not e then count('entries', 1) end
   count('octets', cost - (e and e.c or 0))
   count('written', 1)
-  redis.call('DEL', base..'f:'..key)
+  give_up('f', key, false)
   event('set', key, v)
   return v
 end
 
 local function tags_of(e) return (e.t and e.t ~= '') and cmsgpack.unpack(e.t) or {} end
-
-local function held(name)
-  local r = redis.call('HMGET', name, 'token', 'x', 'owner', 'epoch')
-  if not r[1] or tonumber(r[2]) <= now then return nil end
-  return {token = tonumber(r[1]), x = tonumber(r[2]), owner = r[3], epoch = r[4]}
-end
-
-local function fill_epoch() return redis.call('HGET', S, 'fills') or '0' end
-
-local function reservation(key)
-  local r = held(base..'f:'..key)
-  if r and r.epoch == fill_epoch() then return r end
-  return nil
-end
-
-local function take(name, expire_at, owner, epoch)
-  local token = next_version()
-  redis.call('HSET', name, 'token', text(token), 'x', text(expire_at), 'owner', owner,
-             'epoch', epoch)
-  redis.call('PEXPIREAT', name, text(expire_at))
-  return token
-end
 
 local verbs = {}
 
@@ -167,7 +173,7 @@ function verbs.set(a)
   end
   if a.only_if == 'absent' and e or a.only_if == 'present' and not e then return 0 end
   if a.token then
-    local r = reservation(a.key)
+    local r = held(base..'f:'..a.key)
     if not r or r.token ~= a.token then return 0 end
   end
   if not room(a, e) then return failed('quota') end
@@ -185,7 +191,7 @@ function verbs.delete(a)
     end
   end
   for _, key in ipairs(a.keys) do
-    redis.call('DEL', base..'f:'..key)
+    give_up('f', key, true)
     if live(key, false) then n = n + 1 end
     drop(key, 'deleted')
   end
@@ -212,7 +218,7 @@ function verbs.expire(a)
   local v = next_version()
   redis.call('HSET', base..'e:'..a.key, 'v', text(v), 'x', text(a.expire_at), 'f', '0')
   index(a.key, e, a.expire_at, tags_of(e))
-  redis.call('DEL', base..'f:'..a.key)
+  give_up('f', a.key, false)
   event('set', a.key, v)
   return true
 end
@@ -281,7 +287,12 @@ function verbs.invalidate(a)
   local version = a.version
   if version == 0 then
     version = tonumber(redis.call('HGET', S, 'ver') or 0)
-    count('fills', 1)
+    for _, member in ipairs(redis.call('ZRANGE', base..'y', 0, -1)) do
+      local key = string.sub(member, 2)
+      if string.sub(member, 1, 1) == 'f' and string.sub(key, 1, #a.prefix) == a.prefix then
+        give_up('f', key, true)
+      end
+    end
   end
   local keys, n, done, after = {}, 0, true, a.after
   if a.tag ~= '' then
@@ -310,9 +321,8 @@ function verbs.configure(a)
 end
 
 function verbs.lock(a)
-  local name = base..'l:'..a.name
-  if held(name) then return 0 end
-  return take(name, a.expire_at, a.owner, '')
+  if held(base..'l:'..a.name) then return 0 end
+  return take('l', a.name, a.expire_at, a.owner)
 end
 
 function verbs.lock_info(a)
@@ -321,37 +331,30 @@ function verbs.lock_info(a)
 end
 
 function verbs.extend(a)
-  local name = base..'l:'..a.name
-  local r = held(name)
+  local r = held(base..'l:'..a.name)
   if not r or r.token ~= a.token then return false end
-  redis.call('HSET', name, 'x', text(a.expire_at))
-  redis.call('PEXPIREAT', name, text(a.expire_at))
+  keep_until('l', a.name, a.expire_at)
   return true
 end
 
-local function give_back(name, r, a, kind)
-  if not r or r.token ~= a.token then return false end
-  redis.call('DEL', name)
-  event(kind, a.name or a.key, r.token)
+local function give_back(kind, name, token)
+  local r = held(base..kind..':'..name)
+  if not r or r.token ~= token then return false end
+  give_up(kind, name, true)
   return true
 end
 
-function verbs.unlock(a)
-  local name = base..'l:'..a.name
-  return give_back(name, held(name), a, 'unlocked')
-end
+function verbs.unlock(a) return give_back('l', a.name, a.token) end
 
-function verbs.release(a)
-  return give_back(base..'f:'..a.key, reservation(a.key), a, 'released')
-end
+function verbs.release(a) return give_back('f', a.key, a.token) end
 
 function verbs.reserve(a)
   local e = live(a.key, false)
   if e then return {'hit', e.raw, 0} end
   e = live(a.key, true)
   local raw = e and e.raw or false
-  if reservation(a.key) then return {e and 'stale' or 'wait', raw, 0} end
-  return {e and 'stale' or 'lead', raw, take(base..'f:'..a.key, a.expire_at, '', fill_epoch())}
+  if held(base..'f:'..a.key) then return {e and 'stale' or 'wait', raw, 0} end
+  return {e and 'stale' or 'lead', raw, take('f', a.key, a.expire_at, '')}
 end
 
 function verbs.batch(a)
@@ -377,7 +380,15 @@ end
 function verbs.tidy(a)
   local due = redis.call('ZRANGEBYSCORE', base..'x', '-inf', text(now), 'LIMIT', 0, a.limit)
   for _, key in ipairs(due) do drop(key, 'expired') end
-  return #due
+  local ended = redis.call('ZRANGEBYSCORE', base..'y', '-inf', text(now), 'LIMIT', 0, a.limit)
+  for _, member in ipairs(ended) do
+    local kind, name = string.sub(member, 1, 1), string.sub(member, 2)
+    local token = redis.call('HGET', base..kind..':'..name, 'token')
+    give_up(kind, name, false)
+    redis.call('ZREM', base..'y', member)
+    if token then event(kind == 'l' and 'unlocked' or 'released', name, tonumber(token)) end
+  end
+  return math.max(#due, #ended)
 end
 
 function verbs.stats(a)
@@ -398,7 +409,7 @@ for n, op in ipairs(ops) do
   local known = id and redis.call('GET', base..'r:'..id)
   if known then
     local kept = cmsgpack.unpack(known)
-    results[n] = kept[1] == op[4] and kept[2] or failed('reused')
+    if kept[1] == op[4] then results[n] = kept[2] else results[n] = failed('reused') end
   else
     local result = verbs[op[1]](op[2])
     results[n] = result
