@@ -284,6 +284,7 @@ class Change(Locks):
             return 0
         sweep = Sweep(0, OF_SPACE, _U32.pack(space.number), self._totals.version)
         locks = list(self._starting(LOCKS, slot_of(space, LOCK)))
+        self._drop_fills(space, b"")
         self.tables.delete(SPACES, NUMBER + _U32.pack(space.number))
         removed = space.entries
         self._renumber(space)

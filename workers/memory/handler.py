@@ -108,7 +108,7 @@ class MemoryHandler:
     def __init__(self, backend: Backend, name: str = "memory", version: str = "") -> None:
         self.backend = backend
         self.verbs = Verbs(backend.now)
-        self.hub = Hub(backend.follow)
+        self.hub = Hub(backend.follow, backend.capabilities.many_writers)
         backend.watch(self.hub.report)
         self._ticking = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -200,7 +200,7 @@ class MemoryHandler:
         It ends with an error when another process becomes the writer, or this one leaves: what
         happened meanwhile is not known then, so read again what you keep.
         """
-        watcher = self.hub.join(limits.check_namespace(ns), limits.check_prefix(prefix))
+        watcher = await self.hub.join(limits.check_namespace(ns), limits.check_prefix(prefix))
         try:
             yield {"kind": "watching", "key": prefix, "version": 0}
             async for event in stream(watcher):
@@ -217,10 +217,10 @@ class MemoryHandler:
         """
         octets = limits.check_key(key)
         seconds = min(50.0, limits.duration_ms("timeout", timeout) / 1000)
-        watcher = self.hub.join(limits.check_namespace(ns), octets)
+        watcher = await self.hub.join(limits.check_namespace(ns), octets)
         try:
             async with asyncio.timeout(seconds):
-                while not self._awaited(ns, octets, lock):
+                while not await self._awaited(ns, octets, lock):
                     await watcher.wait()
                     kinds = {kind for _, key, kind, _ in watcher.waiting if key == octets}
                     if "unlocked" in kinds if lock else kinds:
@@ -232,13 +232,16 @@ class MemoryHandler:
         finally:
             self.hub.leave(watcher)
 
-    def _awaited(self, ns: str, key: bytes, lock: bool) -> bool:
+    async def _awaited(self, ns: str, key: bytes, lock: bool) -> bool:
         """Whether the key exists, or nobody has the lock, as far as this process can see."""
-        if lock:
-            (found,) = self.backend.read((Op("lock_info", ns, {"name": key}),))
-            return found is None
-        (found,) = self.backend.read((Op("exists", ns, {"keys": (key,)}),))
-        return bool(found == 1)
+        op = Op("lock_info", ns, {"name": key}) if lock else Op("exists", ns, {"keys": (key,)})
+        if self.backend.capabilities.many_writers:  # over a network
+            (found,) = await asyncio.to_thread(self.backend.read, (op,))
+        else:
+            (found,) = self.backend.read((op,))
+            if isinstance(found, InvalidArgument):  # relaxed: only the writer knows
+                (found,) = await asyncio.to_thread(self.backend.execute, (op,))
+        return found is None if lock else bool(found == 1)
 
     # ---------------------------------------------------------------- life
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 from mesh.errors import Overloaded, StoreBusy
@@ -59,11 +61,16 @@ class Watcher:
 
 
 class Hub:
-    """All who watch in this process. `follow` is told which namespaces they are about."""
+    """All who watch in this process. `follow` is told which namespaces they are about.
 
-    def __init__(self, follow: Callable[[set[str]], None]) -> None:
+    `remote`: that takes as long as a network takes, and is done beside the event loop.
+    """
+
+    def __init__(self, follow: Callable[[set[str]], None], remote: bool = False) -> None:
         self._watchers: tuple[Watcher, ...] = ()
         self._follow = follow
+        self._following = Lock()
+        self._remote = remote
         self._closed = False
 
     def report(self, events: list[Event]) -> None:
@@ -79,8 +86,8 @@ class Hub:
         for watcher in self._watchers:
             watcher.end()
 
-    def join(self, ns: str, prefix: bytes) -> Watcher:
-        """Watch from now on. On the event loop.
+    async def join(self, ns: str, prefix: bytes) -> Watcher:
+        """Watch; what happens after it has returned is reported. `leave` must follow.
 
         Raises:
             Overloaded: there are too many already.
@@ -92,7 +99,14 @@ class Hub:
             raise Overloaded("too many watch at the same time", retry_after=1.0)
         watcher = Watcher(ns, prefix, asyncio.get_running_loop())
         self._watchers = (*self._watchers, watcher)
-        self._follow({known.ns for known in self._watchers})
+        try:
+            if self._remote:
+                await asyncio.to_thread(self._follow_all)
+            else:
+                self._follow_all()
+        except BaseException:
+            self.leave(watcher)
+            raise
         if self._closed:  # meanwhile, on another thread
             watcher.end()
         return watcher
@@ -100,7 +114,15 @@ class Hub:
     def leave(self, watcher: Watcher) -> None:
         """Watch no longer."""
         self._watchers = tuple(known for known in self._watchers if known is not watcher)
-        self._follow({known.ns for known in self._watchers})
+        if self._remote:
+            with suppress(RuntimeError):  # the loop ends: nothing is reported any more
+                asyncio.get_running_loop().run_in_executor(None, self._follow_all)
+        else:
+            self._follow_all()
+
+    def _follow_all(self) -> None:
+        with self._following:  # so that the last one tells what is so
+            self._follow({known.ns for known in self._watchers})
 
 
 def _leaving() -> StoreBusy:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mesh.errors import InvalidArgument, Overloaded, StoreBusy, VersionConflict
 from mesh.testing import MeshTest
+from tests.conformance.memory.conftest import opened_lmdb
 from tests.conformance.memory.driver import Clock
+from workers.memory.backend import Backend
 from workers.memory.backends.inmemory import MemoryBackend
 from workers.memory.handler import CHANGING, READING, MemoryHandler
 from workers.memory.watching import MAX_WATCHERS, MOST, Hub, stream
 
 
-def handler() -> MemoryHandler:
+def handler(backend: Backend | None = None) -> MemoryHandler:
     """One that writes at once."""
-    backend = MemoryBackend(64_000_000, clock=Clock())
-    made = MemoryHandler(backend)
+    made = MemoryHandler(backend or MemoryBackend(64_000_000, clock=Clock()))
     made.service.lane("writer", capacity=100, execute=made.execute)
     made.service.lane("watch", capacity=100)
     return made
@@ -119,12 +122,55 @@ def test_watching_and_waiting() -> None:
     asyncio.run(scenario())
 
 
+def test_waiting_in_a_relaxed_namespace(tmp_path: Path) -> None:
+    """What is there already is not on disk yet."""
+    backend = opened_lmdb(tmp_path / "store", Clock())
+
+    async def scenario() -> None:
+        async with MeshTest(handler(backend).service) as m:
+            await m.call("memory.configure", ns="fast", durability="relaxed")
+            await m.call("memory.set", "k", 1, ns="fast")
+            token = await m.call("memory.lock", "held", 60, ns="fast")
+            assert await m.call("memory.wait", "k", 30, ns="fast") is True
+            assert await m.call("memory.wait", "free", 30, lock=True, ns="fast") is True
+            assert await m.call("memory.wait", "held", 0.05, lock=True, ns="fast") is False
+            assert await m.call("memory.unlock", "held", token, ns="fast")
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    backend.close()
+
+
+def test_what_is_told_to_a_distant_store_holds_up_nobody() -> None:
+    """It may take long, and comes in the order in which watchers come and go."""
+    told: list[set[str]] = []
+    go_on = threading.Event()
+
+    def follow(namespaces: set[str]) -> None:
+        assert go_on.wait(10)
+        told.append(namespaces)
+
+    async def run() -> None:
+        hub = Hub(follow, remote=True)
+        joining = [asyncio.create_task(hub.join(ns, b"")) for ns in ("a", "b")]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in joining)
+        go_on.set()
+        first, _ = await asyncio.gather(*joining)
+        assert told[-1] == {"a", "b"}
+        hub.leave(first)
+        async with asyncio.timeout(10):
+            while told[-1] != {"b"}:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(run())
+
+
 def test_who_watches_is_told_when_the_process_leaves() -> None:
     """What has happened before is still handed over."""
 
     async def run() -> None:
         hub = Hub(lambda namespaces: None)
-        watcher, idle = hub.join("n", b"k"), hub.join("n", b"other")
+        watcher, idle = await hub.join("n", b"k"), await hub.join("n", b"other")
         hub.report([("n", b"k", "set", 1), ("n", b"k", "set", 2)])
         hub.close()
         seen = []
@@ -135,7 +181,7 @@ def test_who_watches_is_told_when_the_process_leaves() -> None:
         with pytest.raises(StoreBusy):
             await idle.wait()
         with pytest.raises(StoreBusy):
-            hub.join("n", b"k")
+            await hub.join("n", b"k")
 
     asyncio.run(run())
 
@@ -143,14 +189,15 @@ def test_who_watches_is_told_when_the_process_leaves() -> None:
 def test_a_slow_watcher_is_told_what_it_missed() -> None:
     async def run() -> None:
         hub = Hub(lambda namespaces: None)
-        watcher = hub.join("n", b"")
+        watcher = await hub.join("n", b"")
         hub.report([("n", b"k", "set", 1)] * (MOST + 7) + [("other", b"k", "set", 1)])
         assert (len(watcher.waiting), watcher.missed) == (MOST, 7)
         hub.leave(watcher)
         hub.report([("n", b"k", "set", 2)])
         assert watcher.missed == 7
-        assert all(hub.join("n", b"") for _ in range(MAX_WATCHERS))
+        for _ in range(MAX_WATCHERS):
+            await hub.join("n", b"")
         with pytest.raises(Overloaded):
-            hub.join("n", b"")
+            await hub.join("n", b"")
 
     asyncio.run(run())

@@ -71,6 +71,15 @@ def test_a_reservation_that_a_delete_ends(
     assert store.told() == [(b"k", "released", token)]
 
 
+def test_a_reservation_that_ends_with_its_namespace(store: Store) -> None:
+    token = store.run("reserve", "k", 60.0)["token"]
+    held = store.run("lock", "job", 60.0)
+    store.run("clear", ns="default")
+    assert store.told() == [(b"k", "released", token), (b"", "cleared", held)]
+    assert store.run("release", "k", token) is False
+    assert store.run("unlock", "job", held) is True
+
+
 def test_a_reservation_that_is_filled_tells_of_the_value_only(store: Store) -> None:
     token = store.run("reserve", "k", 10.0)["token"]
     store.run("fill", "k", b"value", token)
