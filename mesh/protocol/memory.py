@@ -39,7 +39,7 @@ DEFAULT_NAMESPACE = "default"
 
 def check_namespace(name: Any) -> str:
     """`name` if it may name a namespace. Raises InvalidArgument."""
-    if not isinstance(name, str) or not name or len(name.encode()) > MAX_NAMESPACE:
+    if not isinstance(name, str) or not 0 < len(utf8(name, "ns")) <= MAX_NAMESPACE:
         raise InvalidArgument(
             f"ns={shown(name)} is not text of 1 to {MAX_NAMESPACE} octets; "
             f"leave it out for {DEFAULT_NAMESPACE!r}"
