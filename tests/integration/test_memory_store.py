@@ -162,6 +162,68 @@ def test_volatile_ttl_gives_up_what_ends_soonest(opened: Open) -> None:
 # ---------------------------------------------------------------- restarts
 
 
+@pytest.mark.parametrize("eviction", ["s3-fifo", "allkeys-lru", "volatile-ttl"])
+def test_what_does_not_fit_costs_nobody_anything(opened: Open, eviction: str) -> None:
+    clock = Clock()
+    backend = opened(8 * MB, eviction=eviction, clock=clock)
+    ends = {"expire_at": clock.now + 60_000}
+    for turn in range(20):
+        backend.execute([put(f"k{turn}-{number}", **ends) for number in range(100)])
+    (refused,) = backend.execute([put("large", 9 * MB, **ends)])
+    assert isinstance(refused, StoreFull) and "cache_size" in refused.message
+    assert one(backend, Op("stats", ""))["entries"] == 2000
+    many = [put(f"burst{number}", 100_000, **ends) for number in range(200)]
+    assert all(isinstance(version, int) for version in backend.execute(many))
+    assert one(backend, put("after", **ends)) > 0
+    batch = Op("many", "", {"ops": [put(f"many{number}", 90_000, **ends) for number in range(200)]})
+    assert all(isinstance(version, int) for version in one(backend, batch))
+
+
+@pytest.mark.parametrize("eviction", ["s3-fifo", "allkeys-lru", "volatile-ttl"])
+def test_what_was_given_up_in_vain_can_be_given_up_again(opened: Open, eviction: str) -> None:
+    """A commit that fails has evicted nothing: the policy knows all entries as before."""
+    clock = Clock()
+    backend = opened(5 * MB, eviction=eviction, clock=clock)
+    ends = {"expire_at": clock.now + 60_000}
+    while not one(backend, Op("stats", ""))["evicted"]:
+        backend.execute([put(f"k{random.getrandbits(60)}", 1000, **ends) for _ in range(100)])
+    known = len(backend.cache.policy)
+    assert known == one(backend, Op("stats", ""))["entries"]
+
+    def failing(jobs: Any) -> Any:
+        def run(change: Any) -> None:
+            jobs[0].run(change)
+            raise StoreFull("no room")
+
+        return execute([Job(run)])
+
+    execute = backend.store.execute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.store, "execute", failing)
+        (refused,) = backend.execute([put("more", 1_000_000, **ends)])
+    assert isinstance(refused, StoreFull)
+    assert len(backend.cache.policy) == known == one(backend, Op("stats", ""))["entries"]
+    assert one(backend, put("more", 1_000_000, **ends)) > 0
+
+
+def test_a_relaxed_write_makes_room_after_a_take_over(opened: Open) -> None:
+    """Before the policy knows the entries of the earlier life, whoever wrote last."""
+    backend = opened(5 * MB)
+    one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
+    for turn in range(60):
+        backend.execute([put(f"k{turn}-{number}", 1000) for number in range(100)])
+    for first in (True, False):
+        backend.close()
+        backend = opened(5 * MB)
+        if not first:
+            one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
+        for turn in range(12):
+            ops = [put(f"{first}{turn}-{number}", 1000) for number in range(100)]
+            for op in ops:
+                op.ns = "fast"
+            assert all(isinstance(version, int) for version in backend.execute(ops))
+
+
 def test_a_new_writer_evicts_what_the_old_one_wrote(opened: Open) -> None:
     first = opened(8 * MB)
     while one(first, Op("stats", ""))["entries"] < 1500:
@@ -275,16 +337,38 @@ def test_relaxed_writes_go_to_disk_with_the_next_durable_one(opened: Open) -> No
 
 
 def test_relaxed_writes_are_on_disk_after_a_second(opened: Open) -> None:
-    clock = Clock()
-    backend = opened(clock=clock)
+    """Whatever becomes of the wall clock."""
+    clock, passing = Clock(), [1000.0]
+    backend = opened(clock=clock, monotonic=lambda: passing[0])
     one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
     one(backend, Op("set", "fast", {"key": b"k", "body": b"\x01"}))
     before = backend.store.counters["commits"]
-    clock.advance(900)
+    passing[0] += 0.9
     backend.tick()
     assert backend.store.counters["commits"] == before
-    clock.advance(100)
+    clock.advance(-3_600_000)
+    passing[0] += 0.1
     backend.tick()
+    assert backend.store.counters["commits"] > before
+
+
+@pytest.mark.parametrize("durable_first", [True, False])
+def test_a_repeat_in_a_relaxed_namespace(opened: Open, durable_first: bool) -> None:
+    """It is known whatever came together with it, the first time and the second."""
+    backend = opened()
+    one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
+    for turn in range(2):
+        adding = Op("increment", "fast", {"key": b"n", "by": 1}, (7, turn, b"d" * 16))
+        several = Op("many", "", {"ops": [Op("increment", "fast", {"key": b"m", "by": 1})]})
+        several.call = (7, 50 + turn, b"m" * 16)
+        for durable in (durable_first, not durable_first):
+            together = [put("k")] if durable else []
+            results = backend.execute([adding, several, *together])
+            assert results[:2] == [turn + 1, [turn + 1]]
+    one(backend, Op("configure", "fast", {"relaxed": False, "quota": None}))
+    assert one(backend, Op("get", "fast", {"key": b"n"})).body == b"\x02"
+    before = backend.store.counters["commits"]
+    one(backend, Op("increment", "fast", {"key": b"n", "by": 1}))
     assert backend.store.counters["commits"] > before
 
 
@@ -322,6 +406,32 @@ def test_what_is_damaged_is_named_and_can_be_removed(opened: Open) -> None:
     assert one(backend, Op("invalidate", NS, {"tag": "t"})) == 0
     page, _ = backend.read([Op("scan", NS, SCAN)])[0]
     assert [key for key, _ in page] == [b"another", b"k2"]
+
+
+@pytest.mark.parametrize("how", [{}, {"prefix": b"k"}, {"tag": "t"}])
+def test_what_is_damaged_holds_up_nobody(opened: Open, how: dict[str, Any]) -> None:
+    """Neither a new writer, nor clearing up; nor does its index end what is written instead."""
+    clock = Clock()
+    backend = opened(clock=clock)
+    for number in range(6):
+        one(backend, put(f"k{number}", expire_at=clock.now + 1000 * number, tags=("t",)))
+    damage(backend, "k2", "k5")
+    backend.close()
+    backend = opened(clock=clock)
+    assert backend.tick() is True and len(backend.cache.policy) == 5
+    assert one(backend, Op("delete", NS, {"keys": [b"k2"]})) == 1
+    assert one(backend, put("k2")) > 0
+    clock.advance(3500)
+    while backend.tick():
+        pass
+    assert backend.read([get("k2")])[0] is not None
+    assert one(backend, Op("stats", ""))["expired"] == 2
+    assert one(backend, Op("invalidate" if how else "clear", NS, how)) >= 1
+    while backend.tick():
+        pass
+    page, _ = backend.read([Op("scan", NS, SCAN)])[0]
+    assert [key for key, _ in page] == ([b"k2"] if "tag" in how else [])
+    assert one(backend, Op("stats", ""))["sweeping"] == 0
 
 
 SCAN = {"prefix": b"", "after": b"", "limit": 100, "values": False}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from mesh.errors import ConfigError
-from mesh.protocol.memory import MAX_VALUE
 from workers.memory.change import Change
 from workers.memory.eviction import make_policy
 
@@ -33,7 +32,9 @@ class Cache:
         self.evicted = 0
         self.refill: Callable[[], bool] = lambda: False
         """Gives the policy more of the entries it does not know yet; False when there are none."""
-        self._victims: list[bytes] = []
+        # Of the operations under way: what was given up, how many effects the policy knows.
+        self._victims: list[tuple[bytes, int, int]] = []
+        self._told = 0
 
     def observe(self, counted: int, entries: int, disk: int) -> None:
         """Compare what was counted with what the disk and the policy really take.
@@ -46,36 +47,54 @@ class Cache:
             self.limit = int(self.capacity * min(1.0, counted / real))
             self.policy.capacity = self.limit
 
+    def fits(self, change: Change, octets: int) -> bool:
+        """Whether there is room for `octets` more as it is."""
+        return bool(change.totals().octets + octets <= self.limit)
+
     def make_room(self, change: Change, octets: int) -> bool:
-        """Evict until `octets` more fit; False if nothing is left to give up."""
-        self._victims.clear()
+        """Evict until `octets` more fit; False if they cannot.
+
+        What would not fit into an empty cache costs nobody anything.
+        """
+        if octets > self.limit:
+            return False
         totals = change.totals()
         while totals.octets + octets > self.limit:
             slot = self.policy.victim()
-            if slot is None and self.refill():
-                continue
             if slot is None:
-                # What one batch may add is not lost over an estimate that is on the safe side.
-                return bool(totals.octets + min(octets, MAX_VALUE) <= self.limit)
-            self._victims.append(slot)
-            if change.evict(slot):
+                # What has just been written may have to go again, when nothing else is left.
+                if self._tell(change.effects) or self.refill():
+                    continue
+                return False
+            entry = change.evict(slot)
+            if entry is not None:
+                self._victims.append((slot, entry.cost(slot), entry.expire_at))
                 self.evicted += 1
         return True
 
-    def settle(self, effects: Iterable[tuple[bytes, int, int]]) -> None:
+    def settle(self, effects: Sequence[tuple[bytes, int, int]]) -> None:
         """What was written is kept: tell the policy."""
+        self._tell(effects)
+        self._told = 0
         self._victims.clear()
-        policy = self.policy
-        for slot, cost, expire_at in effects:
+
+    def _tell(self, effects: Sequence[tuple[bytes, int, int]]) -> bool:
+        """Tell the policy what it does not know yet of `effects`; whether there was anything."""
+        policy, fresh = self.policy, effects[self._told :]
+        self._told += len(fresh)
+        for slot, cost, expire_at in fresh:
             if cost:
                 policy.insert(slot, cost, expire_at)
             else:
                 policy.remove(slot)
+        return bool(fresh)
 
     def undo(self) -> None:
         """Nothing of it was kept: what was given up is still there."""
-        for slot in self._victims:
-            self.policy.insert(slot, 1024, 0)
+        for slot, cost, expire_at in self._victims:
+            self.policy.insert(slot, cost, expire_at)
+        self.evicted -= len(self._victims)
+        self._told = 0
         self._victims.clear()
 
     def hits(self, slots: Iterable[bytes]) -> None:

@@ -16,7 +16,7 @@ from mesh.errors import DataCorrupted, InvalidArgument, QuotaExceeded, VersionCo
 from mesh.protocol import payload
 from mesh.protocol.memory import INT_RANGE
 from workers.memory.locks import A_LOCK, AN_ENTRY, Locks
-from workers.memory.records import Entry, Space, read_entry, read_lock
+from workers.memory.records import DAMAGED, Entry, Space, read_entry, read_lock
 from workers.memory.sweeping import SLICE, clear_slice
 from workers.memory.tables import (
     ENTRIES,
@@ -304,11 +304,9 @@ class Change(Locks):
 
     # ---------------------------------------------------------------- what time and space take
 
-    def evict(self, slot: bytes) -> int:
-        """Remove an entry to make room; the octets it gave up."""
-        before = self._totals.octets
-        self.drop(slot, EVICTED)
-        return before - self._totals.octets
+    def evict(self, slot: bytes) -> Entry | None:
+        """Remove an entry to make room; what it was."""
+        return self.drop(slot, EVICTED)
 
     def tidy(self, limit: int) -> int:
         """Clear up to about `limit` of what has expired or is void; how many there were."""
@@ -327,34 +325,36 @@ class Change(Locks):
 
     def _tidy_expired(self, limit: int) -> int:
         due: list[bytes] = []
-        for index, _ in self.tables.walk(EXPIRY, b""):
+        for index in self.tables.keys(EXPIRY, b""):
             if len(due) >= limit or _TIME.unpack_from(index)[0] > self.now:
                 break
             due.append(index)
         for index in due:
             self.tables.delete(EXPIRY, index)
-            slot = index[9:]
+            slot, at = index[9:], _TIME.unpack_from(index)[0]
             if index[8:9] == A_LOCK:
                 self.end_lock(slot)
             else:
-                self.drop(slot, EXPIRED)
+                self.drop(slot, EXPIRED, at)
         return len(due)
 
     # ---------------------------------------------------------------- writing
 
-    def drop(self, slot: bytes, why: str) -> bool:
-        """Remove the entry at `slot`, of whatever namespace, dead or alive; whether there was one.
+    def drop(self, slot: bytes, why: str, expire_at: int | None = None) -> Entry | None:
+        """Remove the entry at `slot`, of whatever namespace, dead or alive; what it was.
 
-        What lies in a namespace that was emptied since counts for the totals alone.
+        With `expire_at` only one that expires then: the index may speak of one that was damaged,
+        and replaced since. What lies in a namespace that was emptied counts for the totals alone.
         """
         try:
             record = self.tables.get(ENTRIES, slot)
             if record is None:
-                return False
+                return None
             entry = read_entry(slot[4:], record)
+            if expire_at not in (None, entry.expire_at):
+                return None
         except DataCorrupted:
-            # One can get rid of it all the same. Its size is a guess; indexes clear themselves.
-            entry = Entry(0, 0, 0, (), b"")
+            entry = DAMAGED  # one can get rid of it all the same
         cost = entry.cost(slot)
         self.tables.delete(ENTRIES, slot)
         self._unindex(slot, entry)
@@ -367,7 +367,7 @@ class Change(Locks):
         self._totals.entries -= 1
         self._totals.octets -= cost
         self.effects.append((slot, 0, 0))
-        return True
+        return entry
 
     def _write(self, space: Space, slot: bytes, entry: Entry, old: Entry | None) -> int:
         """Put `entry` in the place of `old`, which lies there dead or alive; its version."""

@@ -31,7 +31,7 @@ class Locks(View):
         self._totals = super().totals()
         self._before = self._totals.pack()
         # Mostly there are none, and every write would look for one.
-        self._any_locks = next(iter(tables.walk(LOCKS, b"")), None) is not None
+        self._any_locks = next(iter(tables.keys(LOCKS, b"")), None) is not None
 
     def close(self) -> None:
         """Write what was counted meanwhile."""

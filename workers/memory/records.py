@@ -99,6 +99,10 @@ def read_entry(key: bytes, record: bytes) -> Entry:
         raise DataCorrupted(f"the record of key {key!r} is damaged: {error}") from None
 
 
+DAMAGED = Entry(0, 0, 0, (), b"")
+"""In the place of one that cannot be read: its size is a guess, its indexes clear themselves."""
+
+
 class Space:
     """A namespace. Its entries lie under `number`; emptying it gives it another one.
 

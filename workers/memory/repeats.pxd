@@ -3,15 +3,16 @@ from workers.memory.operations cimport Op
 from workers.store.dedup cimport Dedup
 from workers.store.tables cimport Change
 
-cdef class Recorded:
-    cdef Dedup _records
-    cdef Change _change
+cdef class Recent:
+    cdef dict _known
 
     cpdef recall(self, Op op)
     cpdef remember(self, Op op, result)
 
-cdef class Recent:
-    cdef dict _known
+cdef class Recorded:
+    cdef Dedup _records
+    cdef Change _change
+    cdef Recent _recent
 
     cpdef recall(self, Op op)
     cpdef remember(self, Op op, result)

@@ -14,17 +14,21 @@ RECENT = 16_384
 
 
 class Recorded:
-    """Records in the same change as the effects."""
+    """Records in the same change as the effects; `recent` knows what was relaxed before."""
 
-    __slots__ = ("_change", "_records")
+    __slots__ = ("_change", "_recent", "_records")
 
-    def __init__(self, records: Dedup, change: Change) -> None:
+    def __init__(self, records: Dedup, change: Change, recent: Recent) -> None:
         self._records = records
         self._change = change
+        self._recent = recent
 
     def recall(self, op: Op) -> tuple[Any] | None:
         """The result of an operation that was done."""
         assert op.call is not None
+        known = self._recent.recall(op)
+        if known is not None:
+            return known
         session, sequence, digest = op.call
         packed = self._records.recall(self._change, session, sequence, digest)
         return None if packed is None else (outcomes.unpack(packed),)

@@ -6,12 +6,12 @@ from workers.memory.view cimport View
 from workers.memory.records cimport Space
 from workers.memory.view cimport slot_of
 
-@cython.locals(op=Op, change=Change, results=list, incoming=cython.longlong, room=bint)
+@cython.locals(op=Op, change=Change, results=list)
 cpdef run_changes(tables, ops, unsigned long long now, cache, repeats=*, int tidy=*)
-cpdef _once(Change change, Op op, repeats)
-@cython.locals(part=Op)
-cpdef run(View view, Op op)
-cpdef _outcome(View view, Op op)
+cpdef _once(Change change, Op op, repeats, room)
+@cython.locals(part=Op, needed=cython.longlong)
+cpdef run(View view, Op op, room=*)
+cpdef _outcome(View view, Op op, room=*)
 @cython.locals(op=Op)
 cpdef tuple run_reads(tables, ops, unsigned long long now, View earlier=*)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from mesh.errors import CallError, StoreFull
 from workers.memory.cache import Cache
@@ -63,16 +63,11 @@ def run_changes(
     change = Change(tables, now)
     ran.effects, ran.events = change.effects, change.events
     results = ran.results
-    incoming = sum([op.octets() for op in ops])
-    room = not incoming or cache.make_room(change, incoming)
+    cache.undo()  # what an earlier run of the same operations gave up, which was not kept
+    room = None if cache.fits(change, sum([op.octets() for op in ops])) else cache
     for op in ops:
         try:
-            if not room and op.grows():
-                raise StoreFull(
-                    f"the cache holds its {cache.capacity:,} octets and nothing may be evicted; "
-                    "delete something, give entries a ttl, or raise cache_size"
-                )
-            results.append(_once(change, op, repeats))
+            results.append(_once(change, op, repeats, room))
         except CallError as error:
             results.append(error)
     ran.tidied = change.tidy(tidy)
@@ -81,27 +76,35 @@ def run_changes(
     return ran
 
 
-def _once(change: Change, op: Op, repeats: Repeats | None) -> Any:
+def _once(change: Change, op: Op, repeats: Repeats | None, room: Cache | None) -> Any:
     if repeats is None or op.call is None or op.reads():
-        return run(change, op)
+        return run(change, op, room)
     known = repeats.recall(op)
     if known is not None:
         return known[0]
-    result = run(change, op)
+    result = run(change, op, room)
     repeats.remember(op, result)
     return result
 
 
-def run(view: View, op: Op) -> Any:
-    """One operation. Raises CallError."""
+def run(view: View, op: Op, room: Cache | None = None) -> Any:
+    """One operation; `room` makes the room that it needs. Raises CallError."""
     if op.verb == "many":
-        return [_outcome(view, part) for part in op.parts()]
+        return [_outcome(view, part, room) for part in op.parts()]
+    if room is not None and op.grows():
+        needed = op.octets()
+        if not room.make_room(cast(Change, view), needed):
+            raise StoreFull(
+                f"up to {needed:,} octets do not fit into the cache of {room.capacity:,}, and "
+                "nothing more may be evicted; delete something, give entries a ttl, or raise "
+                "cache_size"
+            )
     return getattr(view, op.verb)(op.ns, **op.arguments)
 
 
-def _outcome(view: View, op: Op) -> Any:
+def _outcome(view: View, op: Op, room: Cache | None = None) -> Any:
     try:
-        return run(view, op)
+        return run(view, op, room)
     except CallError as error:
         return error
 

@@ -24,7 +24,7 @@ def clear_slice(change: Change, sweep: Sweep, limit: int) -> tuple[int, bool]:
     by_tag = bool(sweep.tag)
     places: list[bytes] = []
     ended = True
-    for place, _ in change.tables.walk(TAGS if by_tag else ENTRIES, sweep.at or sweep.within):
+    for place in change.tables.keys(TAGS if by_tag else ENTRIES, sweep.at or sweep.within):
         if not place.startswith(sweep.within):
             break
         if len(places) >= limit:
@@ -39,7 +39,7 @@ def clear_slice(change: Change, sweep: Sweep, limit: int) -> tuple[int, bool]:
             record = change.tables.get(ENTRIES, slot)
             entry = None if record is None else read_entry(slot[4:], record)
         except DataCorrupted:
-            removed += change.drop(slot, "deleted")
+            removed += change.drop(slot, "deleted") is not None
             continue
         if entry is None:  # what was damaged and removed could not name its tags
             change.tables.delete(TAGS, place)
@@ -50,7 +50,7 @@ def clear_slice(change: Change, sweep: Sweep, limit: int) -> tuple[int, bool]:
         removed += not ends_at or ends_at > change.now
         change.drop(slot, "deleted")
     if ended and len(sweep.within) == 4 and not by_tag and change.space_at(sweep.within) is None:
-        for slot, _ in list(change.tables.walk(LOCKS, sweep.within)):
+        for slot in list(change.tables.keys(LOCKS, sweep.within)):
             if not slot.startswith(sweep.within):
                 break
             change.drop_lock(slot)

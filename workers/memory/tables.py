@@ -27,8 +27,11 @@ class Tables(Protocol):
     def delete(self, table: int, key: bytes) -> None:
         """Remove `key`; it need not exist."""
 
+    def keys(self, table: int, start: bytes) -> Iterator[bytes]:
+        """Keys from `start` on, in order. The table must not be changed meanwhile."""
+
     def walk(self, table: int, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values from `start` on, in order. The table must not be changed meanwhile."""
+        """The same with their values; ends at one that is damaged, with DataCorrupted."""
 
 
 class SortedKeys:
@@ -108,6 +111,10 @@ class MemoryTables:
         if self._values[table].pop(key, None) is not None:
             self._keys[table].discard(key)
 
+    def keys(self, table: int, start: bytes) -> Iterator[bytes]:
+        """Keys from `start` on."""
+        return self._keys[table].walk(start)
+
     def walk(self, table: int, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from `start` on."""
         values = self._values[table]
@@ -149,26 +156,32 @@ class OverlayTables:
         changes[key] = value
         self.octets += len(key) + len(value or b"")
 
-    def walk(self, table: int, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values from `start` on, changed or not."""
+    def keys(self, table: int, start: bytes) -> Iterator[bytes]:
+        """Keys from `start` on, changed or not."""
         changes = self._changes[table]
         changed = self._keys[table].walk(start)
         ours = next(changed, None)
-        for key, value in self.base.walk(table, start):
+        for key in self.base.keys(table, start):
             while ours is not None and ours < key:
-                if (mine := changes[ours]) is not None:
-                    yield ours, mine
+                if changes[ours] is not None:
+                    yield ours
                 ours = next(changed, None)
             if ours == key:
-                if (mine := changes[key]) is not None:
-                    yield key, mine
                 ours = next(changed, None)
-            else:
-                yield key, value
+                if changes[key] is None:
+                    continue
+            yield key
         while ours is not None:
-            if (mine := changes[ours]) is not None:
-                yield ours, mine
+            if changes[ours] is not None:
+                yield ours
             ours = next(changed, None)
+
+    def walk(self, table: int, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values from `start` on, changed or not."""
+        for key in self.keys(table, start):
+            value = self.get(table, key)
+            assert value is not None
+            yield key, value
 
     def pour(self, into: Tables) -> None:
         """Make the changes in `into`; they stay here until `clear`."""

@@ -187,8 +187,8 @@ class View:
         """Whether something has expired or is void and was not cleared yet."""
         if self.sweeps():
             return True
-        first = next(iter(self.tables.walk(EXPIRY, b"")), None)
-        return first is not None and int.from_bytes(first[0][:8], "big") <= self.now
+        first = next(iter(self.tables.keys(EXPIRY, b"")), None)
+        return first is not None and int.from_bytes(first[:8], "big") <= self.now
 
     # ---------------------------------------------------------------- records
 

@@ -110,6 +110,15 @@ class View:
         except lmdb.Error as error:
             raise translated(error, table, start or prefix) from error
 
+    def keys(self, table: Table, *, start: bytes = b"") -> Iterator[bytes]:
+        """Keys from `start` on, in order: what a damaged value does not end. As `items`."""
+        try:
+            with self.raw.cursor(table.handle) as cursor:
+                if cursor.set_range(start) if start else cursor.first():
+                    yield from map(bytes, cursor.iternext(values=False))
+        except lmdb.Error as error:
+            raise translated(error, table, start) from error
+
     def has(self, table: Table, key: bytes, value: bytes | None = None) -> bool:
         """Whether `key` is there; in an index table with `value`, whether that pair is."""
         try:

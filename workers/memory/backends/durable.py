@@ -19,13 +19,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import ConfigError, InvalidArgument, StoreBusy, StoreError, StoreFull
+from mesh.errors import (
+    ConfigError,
+    DataCorrupted,
+    InvalidArgument,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+)
 from mesh.protocol.memory import MAX_VALUE
 from workers.memory import hits
 from workers.memory.backend import READS, Capabilities, Op, Watch
 from workers.memory.backends.lmdbtables import NAMES, LmdbTables
 from workers.memory.cache import Cache
-from workers.memory.records import read_entry
+from workers.memory.records import DAMAGED, read_entry
 from workers.memory.repeats import Recent, Recorded
 from workers.memory.running import COUNTED, Ran, Tally, run_changes, run_reads
 from workers.memory.statistics import Statistics
@@ -37,7 +44,7 @@ from workers.store.dedup import Dedup
 
 # Octets of values in one transaction; its pages wait in memory until the commit.
 GROUP = 2 * MAX_VALUE
-RELAXED_TTL = 1000
+RELAXED_TTL = 1.0
 # A token that was given once must never be given again, whatever becomes of the lock.
 ALWAYS_DURABLE = frozenset(("configure", "lock"))
 MAX_OVERLAY = 16 * 1024 * 1024
@@ -52,7 +59,7 @@ OBSERVE_AFTER = 256 * 1024
 
 
 class LmdbBackend:
-    """The store. `clock` gives Unix time in milliseconds."""
+    """The store. `clock` gives Unix time in milliseconds, `monotonic` seconds that only pass."""
 
     name = "lmdb"
 
@@ -62,8 +69,10 @@ class LmdbBackend:
         cache_size: int,
         eviction: str = "s3-fifo",
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
+        self._monotonic = monotonic
         self._eviction = eviction
         self._cache_size = cache_size
         self.cache = Cache(eviction, cache_size)
@@ -88,7 +97,8 @@ class LmdbBackend:
         # Everything below belongs to the writer, under this lock.
         self._writing = threading.RLock()
         self._overlay: OverlayTables | None = None
-        self._flush_at = 0
+        self._flush_at = 0.0
+        self._relaxed: set[str] = set()
         self._adopted: bytes | None = None
         self._dedup: Dedup | None = None
         self._committed = False
@@ -120,6 +130,8 @@ class LmdbBackend:
                 self._overlay = None
                 self._adopted = b""
                 self._dedup = Dedup(self._store.tables)
+                self._recent = Recent()
+                self._learn_relaxed()
             gained(epoch)
 
         self._store.elect(begin, lost)
@@ -194,18 +206,17 @@ class LmdbBackend:
         return [outcome] * len(ops)
 
     def _durable(self, ops: Sequence[Op]) -> bool:
+        return any(
+            op.verb not in READS and (op.verb in ALWAYS_DURABLE or op.ns not in self._relaxed)
+            for whole in ops
+            for op in whole.parts()
+        )
+
+    def _learn_relaxed(self) -> None:
+        """Which namespaces are relaxed: nobody else can change it meanwhile."""
         with self._reading() as tables:
-            view = View(tables, self._clock())
-            return any(
-                op.verb not in READS
-                and (
-                    op.verb in ALWAYS_DURABLE
-                    or not (space := view.space(op.ns))
-                    or not space.relaxed
-                )
-                for whole in ops
-                for op in whole.parts()
-            )
+            spaces = View(tables, 0).spaces()
+        self._relaxed = {space.name for space in spaces if space.relaxed}
 
     def _execute_relaxed(self, ops: Sequence[Op]) -> list[Any]:
         """Run operations over what is not on disk yet, and leave it there."""
@@ -213,12 +224,12 @@ class LmdbBackend:
             error = self._flush()
             if error is not None:  # a full disk: no more is acknowledged than can be lost
                 return [error] * len(ops)
-        now = self._clock()
         with self._reading(overlay=True) as tables:
-            ran = run_changes(tables, ops, now, self.cache, self._recent, 0)
+            self.cache.refill = lambda: self._adopt(tables)
+            ran = run_changes(tables, ops, self._clock(), self.cache, self._recent, 0)
             self._note(ran, ops, tables)
         if self._overlay and not self._flush_at:
-            self._flush_at = now + RELAXED_TTL
+            self._flush_at = self._monotonic() + RELAXED_TTL
         return ran.results
 
     def _commit(self, ops: Sequence[Op], tidy: int) -> Ran | Exception:
@@ -233,7 +244,7 @@ class LmdbBackend:
             if overlay:
                 overlay.pour(tables)
             self.cache.refill = lambda: self._adopt(tables)
-            known = None if records is None else Recorded(records, change)
+            known = None if records is None else Recorded(records, change, self._recent)
             found = run_changes(tables, ops, now, self.cache, known, tidy)
             self._unobserved += OBSERVE_AFTER // 16 + change.written
             if self._unobserved > min(OBSERVE_AFTER, self._cache_size // 64):
@@ -248,11 +259,22 @@ class LmdbBackend:
             return outcome or StoreError("the writer did not run what it was given")
         if overlay:
             overlay.clear()
-        self._flush_at = 0
+        self._flush_at = 0.0
         self._committed = True
+        if any([op.verb == "configure" for whole in ops for op in whole.parts()]):
+            self._learn_relaxed()
+        if self._relaxed:
+            self._remember_relaxed(ops, found.results)
         with self._reading() as tables:
             self._note(found, ops, tables)
         return found
+
+    def _remember_relaxed(self, ops: Sequence[Op], results: Sequence[Any]) -> None:
+        """A repetition may come alone, and then be kept from the disk and its records."""
+        for op, result in zip(ops, results, strict=True):
+            relaxed = any([part.ns in self._relaxed for part in op.parts()])
+            if relaxed and op.call is not None and not isinstance(result, Exception):
+                self._recent.remember(op, result)
 
     def _flush(self) -> Exception | None:
         """Write what is relaxed."""
@@ -292,7 +314,7 @@ class LmdbBackend:
             if due:
                 outcome = self._commit((), TIDY_MANY)
                 return more or (isinstance(outcome, Ran) and outcome.tidied >= TIDY_MANY)
-            if self._flush_at and self._flush_at <= now:
+            if self._flush_at and self._flush_at <= self._monotonic():
                 self._flush()
             return more
 
@@ -323,11 +345,14 @@ class LmdbBackend:
         if self._adopted is None:
             return False
         count = 0
-        for slot, record in tables.walk(ENTRIES, self._adopted):
+        for slot in tables.keys(ENTRIES, self._adopted):
             if count == ADOPT:
                 self._adopted = slot
                 return True
-            entry = read_entry(slot[4:], record)
+            try:
+                entry = read_entry(slot[4:], tables.get(ENTRIES, slot) or b"")
+            except DataCorrupted:  # it can be evicted all the same
+                entry = DAMAGED
             self.cache.policy.adopt(slot, entry.cost(slot), entry.expire_at)
             count += 1
         self._adopted = None

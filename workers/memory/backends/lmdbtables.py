@@ -36,6 +36,11 @@ class LmdbTables:
         """Remove `key`."""
         self._at.delete(self._handles[table], key)
 
+    def keys(self, table: int, start: bytes) -> Iterator[bytes]:
+        """Keys from `start` on."""
+        found: Iterator[bytes] = self._at.keys(self._handles[table], start=start)
+        return found
+
     def walk(self, table: int, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from `start` on."""
         found: Iterator[tuple[bytes, bytes]] = self._at.items(self._handles[table], start=start)
