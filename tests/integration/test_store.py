@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.errors import DataCorrupted, StoreFull
+from mesh.errors import ConfigError, DataCorrupted, StoreFull
 from tests.conftest import SOAK
 from tests.integration.store_worker import add, open_store, value
 from tests.support import Child, Start
@@ -194,6 +194,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("file systems cannot be mounted here")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_cannot_be_written_is_refused(small_disk: Path) -> None:
+    """Whether or not there is a store on it."""
+    path = small_disk / "store"
+    for turn in range(2):
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        try:
+            with pytest.raises(ConfigError, match="cannot be"):
+                open_store(str(path))
+        finally:
+            subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        with open_store(str(path)) as store:
+            gain(store)
+            assert store.execute([add(store)]) == [turn + 1]
 
 
 def test_a_full_disk_loses_nothing_and_is_left_behind(small_disk: Path) -> None:

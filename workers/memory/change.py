@@ -243,7 +243,7 @@ class Change(Locks):
         """What takes back everything, but in the tables, that verbs do to `ns` from now on."""
         totals, space = self._totals, self.space(ns)
         before = (totals.version, totals.entries, totals.octets, totals.spaces)
-        counted = space and (space.entries, space.octets, space.changed)
+        counted = None if space is None else (space.entries, space.octets, space.changed)
         effects, events = len(self.effects), len(self.events)
 
         def undo() -> None:

@@ -17,7 +17,7 @@ import lmdb
 
 from mesh.errors import ConfigError, DataCorrupted, StoreBusy, StoreError
 from workers.store.format import MAX_TABLES
-from workers.store.place import DATA, LOCKS, allocate, file_id
+from workers.store.place import DATA, LOCKS, allocate, file_id, usable
 from workers.store.tables import View
 
 T = TypeVar("T")
@@ -39,7 +39,8 @@ class Engine:
             ConfigError: the process has it open already, or it cannot be opened.
         """
         if alone:
-            allocate(path / LOCKS, _LOCK_FILE_SIZE)
+            with usable(path):
+                allocate(path / LOCKS, _LOCK_FILE_SIZE)
         self.path = path
         self.env = open_environment(path, map_size)
         self._file = os.fspath(path / DATA)

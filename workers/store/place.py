@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -66,21 +67,17 @@ def prepare(path: Path) -> None:
     Raises:
         ConfigError: it is not a directory, not ours, or lies where a store cannot work.
     """
-    try:
+    with usable(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
-    except OSError as error:
-        raise ConfigError(
-            f"the data directory {path} cannot be used: {error.strerror}; name another one, or"
-            " make it accessible to the user of this process"
-        ) from None
     if found.st_uid != os.geteuid():
         raise ConfigError(
             f"the data directory {path} belongs to user {found.st_uid} and this process runs as"
             f" user {os.geteuid()}; give it to that user, or name a directory below it"
         )
     if stat.S_IMODE(found.st_mode) & 0o077:
-        path.chmod(0o700)
+        with usable(path):
+            path.chmod(0o700)
     kind = file_system(path)
     if kind in SHARED_FILE_SYSTEMS or (kind.startswith("fuse") and kind != "fuseblk"):
         raise ConfigError(
@@ -88,6 +85,22 @@ def prepare(path: Path) -> None:
             " shared safely between processes; use a local disk (in Kubernetes: a volume with"
             " the access mode ReadWriteOncePod), or another backend"
         )
+
+
+@contextlib.contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Do something with files of the directory `path`.
+
+    Raises:
+        ConfigError: the system does not let us.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"the data directory {path} cannot be used: {error.strerror}; name another one, or"
+            " make it accessible to the user of this process"
+        ) from None
 
 
 def file_system(path: Path) -> str:
@@ -138,7 +151,8 @@ class Openers:
         if (path / OPENERS).exists() and file_id(path / OPENERS) in _joined:
             # A second descriptor would drop the lock of the first one when it is closed.
             raise ConfigError(f"the store {path} is open in this process already; use that one")
-        self._file = open_private(path / OPENERS)
+        with usable(path):
+            self._file = open_private(path / OPENERS)
         self._file_id = file_id(self._file)
         _joined.add(self._file_id)
         try:

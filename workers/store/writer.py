@@ -110,7 +110,8 @@ class Writer:
         except StoreBusy as error:
             return [error] * len(jobs)
 
-    def _settle(self, jobs: Sequence[Job]) -> list[Any]:
+    def _settle(self, jobs: Sequence[Job], squeezed: bool = False) -> list[Any]:
+        """Outcomes of the first of `jobs`. `squeezed`: the map is as large as it may ever be."""
         nested = False
         while True:
             if self._ended is not None:
@@ -122,6 +123,8 @@ class Writer:
                 self.counters["reruns"] += 1
                 nested = True
             except lmdb.MapFullError:
+                if squeezed:
+                    return self._halve(jobs, self._size_reached())
                 if not self._grow():
                     return self._squeeze(jobs)
             except (lmdb.Error, OSError) as error:
@@ -220,20 +223,11 @@ class Writer:
     def _squeeze(self, jobs: Sequence[Job]) -> list[Any]:
         """The size limit is reached: find the jobs that fit, and let those pass that release."""
         self._clear_readers()
-        full = StoreFull(
-            f"the store has reached its size limit of {self._max_size} octets;"
-            " delete something, or raise the limit",
-            retry_after=1.0,
-        )
         if len(jobs) > 1 or not jobs[0].releases:
-            return self._halve(jobs, full)
+            return self._halve(jobs, self._size_reached())
         self._engine.grow(self._engine.map_size + RESERVE)
         try:
-            return self._attempt(jobs, nested=False)
-        except lmdb.MapFullError:
-            return self._halve(jobs, full)
-        except _RaisedAfterWriting:
-            return self._attempt(jobs, nested=True)
+            return self._settle(jobs, squeezed=True)
         finally:
             with suppress(StoreBusy):  # then the next one to be squeezed takes it back
                 self._engine.grow(self._max_size)
@@ -265,6 +259,13 @@ class Writer:
             return False
         disk = os.statvfs(self._engine.path)
         return disk.f_bavail * disk.f_frsize < ONE_WRITE
+
+    def _size_reached(self) -> StoreFull:
+        return StoreFull(
+            f"the store has reached its size limit of {self._max_size} octets;"
+            " delete something, or raise the limit",
+            retry_after=1.0,
+        )
 
     def _disk_full(self, error: BaseException) -> StoreFull:
         return StoreFull(

@@ -235,8 +235,7 @@ def test_increment_with_an_expiry(store: Driver) -> None:
 
 
 def test_a_number_is_fresh_as_long_as_it_was_to_be(store: Driver) -> None:
-    ends = {"expire_at": store.at(60_000), "fresh_until": store.at(SOON)}
-    store.set(b"n", 1, **ends)
+    store.set(b"n", 1, expire_at=store.at(60_000), fresh_until=store.at(SOON))
     assert store("increment", key=b"n", by=1) == 2
     store.clock.advance(SOON + 50)
     assert (store.get(b"n"), store.get(b"n", stale=True)) == (None, 2)

@@ -109,7 +109,12 @@ def test_who_waits_is_told_from_another_process(open_backend: Callable[[], Any])
     """A lock or a reservation may end by itself, with a deletion or an invalidation."""
     watching, writing = open_backend(), open_backend()
     seen: queue.Queue[Event] = queue.Queue()
-    watching.watch(lambda events: [seen.put(event) for event in events])
+
+    def report(events: list[Event]) -> None:
+        for event in events:
+            seen.put(event)
+
+    watching.watch(report)
     watching.follow({"n"})
 
     def reserved(ms: int = 60_000) -> int:
@@ -134,7 +139,7 @@ def test_who_waits_is_told_from_another_process(open_backend: Callable[[], Any])
     token = reserved(50)
     longer = {"name": b"l", "token": held, "expire_at": writing.now() + 100}
     assert one(writing, Op("extend", "n", longer))
-    told = set()
+    told: set[Event] = set()
     ends_at = time.monotonic() + 10
     while len(told) < 2 and time.monotonic() < ends_at:
         writing.tick()

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import (
-    ConfigError,
     DataCorrupted,
     InvalidArgument,
     StoreBusy,
@@ -412,10 +411,3 @@ def groups(ops: Sequence[Op]) -> list[list[Op]]:
         found[-1].append(op)
         octets += added
     return found
-
-
-def open_backend(path: str, cache_size: int, eviction: str) -> LmdbBackend:
-    """The backend in the directory `path`. Raises ConfigError."""
-    if not path:
-        raise ConfigError("the lmdb backend needs a directory: --data DIR")
-    return LmdbBackend(Path(path), cache_size, eviction)

@@ -362,6 +362,7 @@ class RedisBackend:
         wanted = dict(conditions)
         entries: dict[bytes, Entry | None] = {}
         steps: list[Any] = []
+        times: tuple[int, int]
 
         def look(key: bytes) -> Entry | None:
             """The entry as the steps before leave it, stale ones included."""

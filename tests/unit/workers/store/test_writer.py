@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lmdb
@@ -196,6 +199,18 @@ def test_a_full_store_refuses_what_does_not_fit_and_takes_the_rest(
     assert store.writing
 
 
+def test_a_full_store_is_taken_over(path: Path, opened: Callable[..., Store]) -> None:
+    store = opened(map_size=MIB, max_size=MIB)
+    count = 0
+    while store.execute([put(store, b"%d" % count, bytes(4000))]) == [None]:
+        count += 1
+    for _ in range(5):
+        store.close()
+        store = opened(map_size=MIB, max_size=MIB)
+        assert isinstance(store.execute([put(store, b"more", bytes(90_000))])[0], StoreFull)
+    assert store.execute([delete(store, b"1", b"2")]) == [[True, True]]
+
+
 def test_a_full_store_can_be_emptied(opened: Callable[..., Store]) -> None:
     """Deleting needs pages first; those of the reserve are for nothing else."""
     store = opened(max_size=2 * MIB)
@@ -204,6 +219,28 @@ def test_a_full_store_can_be_emptied(opened: Callable[..., Store]) -> None:
     assert all(store.execute([delete(store, b"%d" % n)]) == [[True]] for n in kept)
     assert store.execute([put(store, b"again", bytes(100_000))]) == [None]
     assert store.size <= 2 * MIB + writer.RESERVE
+
+
+@pytest.mark.parametrize("then", ["a full disk", "no room at all"])
+def test_what_fails_at_the_size_limit_is_an_outcome(
+    opened: Callable[..., Store], then: str
+) -> None:
+    """A job that releases is tried once more, with some room of its own."""
+    store = opened(map_size=MIB, max_size=MIB)
+    items, runs = store.tables["items"], []
+
+    def run(change: Change) -> None:
+        runs.append(change)
+        if len(runs) == 1:
+            raise lmdb.MapFullError("as if")
+        if then == "a full disk":
+            raise lmdb.DiskError(os.strerror(errno.ENOSPC))
+        change.put(items, b"k", b"v")
+        raise InvalidArgument("late") if len(runs) == 2 else lmdb.MapFullError("again")
+
+    (outcome,) = store.execute([Job(run, releases=True)])
+    assert isinstance(outcome, StoreFull), outcome
+    assert store.writing and store.execute([put(store, b"k")]) == [None]
 
 
 def test_deleting_does_not_let_a_store_grow_for_ever(opened: Callable[..., Store]) -> None:
