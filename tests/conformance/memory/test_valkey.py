@@ -161,6 +161,58 @@ def test_relaxed_is_refused(open_backend: Callable[[], Any]) -> None:
         one(open_backend(), Op("configure", "n", {"relaxed": True, "quota": None}))
 
 
+@pytest.mark.parametrize("how", [{"tag": "t"}, {"prefix": b"{k}"}])
+def test_an_invalidation_ends_while_others_write(
+    open_backend: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    """What is written after it began stays, and does not keep it from what was there before."""
+    monkeypatch.setattr("workers.memory.backends.redis.SLICE", 2)
+    backend, other = open_backend(), open_backend()
+
+    def write(name: str) -> None:
+        for number in range(7):
+            key = b"{k}%s%d" % (name.encode(), number)
+            one(other, Op("set", "n", {"key": key, "body": b"\x01", "tags": ("t",)}))
+
+    write("old")
+    slices = 0
+    send = backend._one
+
+    def step(base: str, op: Op) -> Any:
+        nonlocal slices
+        found = send(base, op)
+        slices += not found[1]  # in a cluster it begins later elsewhere
+        assert slices < 100
+        if slices == 1:
+            write("new")
+        return found
+
+    monkeypatch.setattr(backend, "_one", step)
+    assert one(backend, Op("invalidate", "n", how)) == 7
+    page, _ = one(other, Op("scan", "n", {**ALL, "limit": 100}))
+    assert sorted(key for key, _ in page) == [b"{k}new%d" % number for number in range(7)]
+    assert one(other, Op("invalidate", "n", how)) == 7
+
+
+def test_a_page_is_not_too_large(open_backend: Callable[[], Any]) -> None:
+    backend = open_backend()
+    for number in range(5):
+        one(
+            backend,
+            Op("set", "n", {"key": b"{k}%d" % number, "body": b"\xc6\0\x09\0\0" + bytes(0x90000)}),
+        )
+    pages = []
+    after = b""
+    while after or not pages:
+        page, after = one(backend, Op("scan", "n", {**ALL, "values": True, "after": after}))
+        pages.append(page)
+    assert [key for page in pages for key, _ in page] == [b"{k}%d" % number for number in range(5)]
+    assert max(sum(len(entry.body) for _, entry in page) for page in pages) <= 2 * 1024 * 1024
+
+
+ALL = {"prefix": b"", "after": b"", "limit": 1000, "values": False}
+
+
 def test_a_quota(open_backend: Callable[[], Any]) -> None:
     backend = open_backend()
     one(backend, Op("configure", "n", {"relaxed": None, "quota": 16 * 4000}))

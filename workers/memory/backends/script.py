@@ -7,13 +7,16 @@ list of results; a failed one is `{"!", kind, version}`.
     e:<key>   hash: v version, x expiry, f freshness, c cost, t tags, and the value as one of
               i (integer, decimal), d (float, decimal), b (MessagePack)
     i         sorted set of all keys, by name      x   sorted set of keys by expiry
-    t:<tag>   set of keys                          s   hash: ver, entries, octets, quota, counters
+    t:<tag>   set of keys                          T:<tag>  those left to an invalidation
+    s         hash: ver, entries, octets, quota, counters
     l:<name>  hash of a lock: token, x, owner      f:<key>  the same of a reservation
     y         sorted set of locks (l<name>) and reservations (f<key>) by expiry
     r:<id>    outcome of a request
 """
 
 from __future__ import annotations
+
+from mesh.protocol.memory import MAX_PAGE_OCTETS
 
 # Seconds for which the outcome of a request is kept: longer than a call may last.
 REMEMBER = 330
@@ -266,14 +269,16 @@ end
 
 function verbs.scan(a)
   local from = a.after ~= '' and '('..a.after or '['..a.prefix
-  local found, last, page = {}, false, {}
+  local found, last, page, size = {}, false, {}, 0
   if a.after ~= '' and a.after < a.prefix then from = '['..a.prefix end
   page = redis.call('ZRANGEBYLEX', base..'i', from, '+', 'LIMIT', 0, a.limit)
   for _, key in ipairs(page) do
     if string.sub(key, 1, #a.prefix) ~= a.prefix then return {found, false} end
+    if size > PAGE then return {found, last} end
     last = key
     local e = live(key, false)
     if e then
+      size = size + #key + (a.values and #(e.raw[7] or '') or 0)
       found[#found + 1] = {key, a.values and e.raw or false}
     elseif redis.call('EXISTS', base..'e:'..key) == 0 then
       drop(key, 'expired')
@@ -296,15 +301,21 @@ function verbs.invalidate(a)
   end
   local keys, n, done, after = {}, 0, true, a.after
   if a.tag ~= '' then
-    keys = redis.call('SMEMBERS', base..'t:'..a.tag)
+    -- What gets the tag from now on is not in the way.
+    local sweep = base..'T:'..a.tag
+    if a.version == 0 then
+      redis.call('SUNIONSTORE', sweep, sweep, base..'t:'..a.tag)
+      redis.call('DEL', base..'t:'..a.tag)
+    end
+    keys = redis.call('SPOP', sweep, a.limit)
+    done = redis.call('EXISTS', sweep) == 0
   else
     local from = a.after ~= '' and '('..a.after or (a.prefix ~= '' and '['..a.prefix or '-')
     keys = redis.call('ZRANGEBYLEX', base..'i', from, '+', 'LIMIT', 0, a.limit)
     done = #keys < a.limit
   end
-  for place, key in ipairs(keys) do
+  for _, key in ipairs(keys) do
     if a.tag == '' and string.sub(key, 1, #a.prefix) ~= a.prefix then done = true break end
-    if a.tag ~= '' and place > a.limit then done = false break end
     after = key
     local e = load(key)
     if not e or e.v <= version then
@@ -419,4 +430,6 @@ for n, op in ipairs(ops) do
   end
 end
 return cmsgpack.pack(results)
-""".replace("GRACE", str(GRACE)).replace("REMEMBER", str(REMEMBER))
+"""
+for _name, _value in {"GRACE": GRACE, "REMEMBER": REMEMBER, "PAGE": MAX_PAGE_OCTETS}.items():
+    SCRIPT = SCRIPT.replace(_name, str(_value))
