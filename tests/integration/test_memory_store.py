@@ -372,6 +372,25 @@ def test_a_repeat_in_a_relaxed_namespace(opened: Open, durable_first: bool) -> N
     assert backend.store.counters["commits"] > before
 
 
+def test_versions_that_a_crash_took_are_never_given_again(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a comparison could hold for a value that nobody has seen."""
+    backend = opened()
+    one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
+    reserve = Op("reserve", "fast", {"key": b"k", "expire_at": backend.now() + 60_000})
+    for _ in range(1000):
+        lost = one(backend, Op("set", "fast", {"key": b"n", "body": b"\x01"}))
+    _, _, token = one(backend, reserve)
+    monkeypatch.setattr(backend, "_flush", lambda: None)
+    backend.close()
+    backend = opened()
+    assert one(backend, Op("get", "fast", {"key": b"n"})) is None
+    version = one(backend, Op("set", "fast", {"key": b"n", "body": b"\x02"}))
+    assert version > token > lost
+    assert one(backend, reserve)[2] > version
+
+
 def test_an_idle_store_leaves_the_disk_alone(opened: Open) -> None:
     clock = Clock()
     backend = opened(clock=clock)

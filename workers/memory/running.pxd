@@ -7,7 +7,7 @@ from workers.memory.records cimport Space
 from workers.memory.view cimport slot_of
 
 @cython.locals(op=Op, change=Change, results=list)
-cpdef run_changes(tables, ops, unsigned long long now, cache, repeats=*, int tidy=*)
+cpdef run_changes(tables, ops, unsigned long long now, cache, repeats=*, int tidy=*, unsigned long long above=*)
 cpdef _once(Change change, Op op, repeats, room)
 @cython.locals(part=Op, needed=cython.longlong)
 cpdef run(View view, Op op, room=*)

@@ -57,10 +57,13 @@ def run_changes(
     cache: Cache,
     repeats: Repeats | None = None,
     tidy: int = TIDY,
+    above: int = 0,
 ) -> Ran:
-    """Run `ops` in order; what `repeats` knows is not done again."""
+    """Run `ops` in order; what `repeats` knows is not done again. Versions are `above` that one."""
     ran = Ran()
     change = Change(tables, now)
+    if change.totals().version < above:
+        change.totals().version = above
     ran.effects, ran.events = change.effects, change.events
     results = ran.results
     cache.undo()  # what an earlier run of the same operations gave up, which was not kept

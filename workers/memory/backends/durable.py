@@ -47,6 +47,8 @@ RELAXED_TTL = 1.0
 # A token that was given once must never be given again, whatever becomes of the lock.
 ALWAYS_DURABLE = frozenset(("configure", "lock"))
 MAX_OVERLAY = 16 * 1024 * 1024
+# More versions than a crash can take: each takes some octets of the overlay.
+LOST_VERSIONS = 2**20
 ADOPT = 5000
 TIDY_MANY = 1000
 SEND_EVERY = 0.25
@@ -98,6 +100,7 @@ class LmdbBackend:
         self._overlay: OverlayTables | None = None
         self._flush_at = 0.0
         self._relaxed: set[str] = set()
+        self._above = 0
         self._adopted: bytes | None = None
         self._dedup: Dedup | None = None
         self._committed = False
@@ -131,6 +134,9 @@ class LmdbBackend:
                 self._dedup = Dedup(self._store.tables)
                 self._recent = Recent()
                 self._learn_relaxed()
+                if self._relaxed:
+                    with self._reading() as tables:
+                        self._above = View(tables, 0).totals().version + LOST_VERSIONS
             gained(epoch)
 
         self._store.elect(begin, lost)
@@ -225,7 +231,7 @@ class LmdbBackend:
                 return [error] * len(ops)
         with self._reading(overlay=True) as tables:
             self.cache.refill = lambda: self._adopt(tables)
-            ran = run_changes(tables, ops, self._clock(), self.cache, self._recent, 0)
+            ran = run_changes(tables, ops, self._clock(), self.cache, self._recent, 0, self._above)
             self._note(ran, ops, tables)
         if self._overlay and not self._flush_at:
             self._flush_at = self._monotonic() + RELAXED_TTL
@@ -244,7 +250,7 @@ class LmdbBackend:
                 overlay.pour(tables)
             self.cache.refill = lambda: self._adopt(tables)
             known = None if records is None else Recorded(records, change, self._recent)
-            found = run_changes(tables, ops, now, self.cache, known, tidy)
+            found = run_changes(tables, ops, now, self.cache, known, tidy, self._above)
             self._unobserved += OBSERVE_AFTER // 16 + change.written
             if self._unobserved > min(OBSERVE_AFTER, self._cache_size // 64):
                 self._unobserved = 0
