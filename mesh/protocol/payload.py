@@ -10,6 +10,7 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -133,7 +134,7 @@ def encode(value: Any, root: str = "value") -> bytes:
             packer = msgpack.Packer(default=_default, datetime=True)
         data: bytes = packer.pack(value)
         _packers.append(packer)  # one that failed is thrown away: it may hold half a value
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except Exception as error:  # msgpack raises many kinds, and the methods of `value` any
         raise InvalidArgument(_complaint(value, root, error)) from None
     if len(data) > MAX_BODY:
         raise InvalidArgument(
@@ -189,10 +190,11 @@ def decode_map(data: Body) -> dict[str, Any]:
 
 
 def _complaint(value: Any, root: str, error: Exception) -> str:
-    found = _offender(value, root, 0)
-    if found is not None:
-        return found
-    return f"{root} cannot be sent: {error}"
+    with suppress(Exception):  # it looks at parts of `value`, whose methods may raise anything
+        found = _offender(value, root, 0)
+        if found is not None:
+            return found
+    return f"{root} cannot be sent: {error or type(error).__name__}"
 
 
 def _offender(value: Any, path: str, depth: int) -> str | None:

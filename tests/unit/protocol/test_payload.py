@@ -88,6 +88,20 @@ class Unknown:
     pass
 
 
+class Hollow(dict[str, int]):
+    """What packs a dict asks for its items."""
+
+    def items(self) -> Any:
+        raise KeyError("nothing in here")
+
+
+class Unnamed:
+    """What says why something cannot be packed asks for its name."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no name")
+
+
 def looped() -> list[Any]:
     value: list[Any] = []
     value.append(value)
@@ -113,6 +127,8 @@ def nested_sets(depth: int) -> frozenset[Any]:
         (looped(), "deeper than 128 levels or refers to itself"),
         (nested_sets(payload.MAX_SET_DEPTH + 1), "sets are nested deeper than 16"),
         (nested_sets(5000), "deeper than 128 levels"),
+        (Hollow(a=1), "value cannot be sent: 'nothing in here'"),
+        ({("key", 1): Unknown(), Unnamed(): Unknown()}, "cannot be sent: "),
     ],
 )
 def test_what_cannot_be_sent_is_named(value: Any, words: str) -> None:
