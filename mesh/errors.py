@@ -357,21 +357,30 @@ def to_wire(error: BaseException, *, traceback: str = "") -> tuple[int, dict[str
     characters. What it carries as `data` may still be what cannot.
     """
     if isinstance(error, CallError) and not isinstance(error, RemoteError):
-        fields: dict[str, Any] = {"message": _clipped(str(error.message), MAX_MESSAGE)}
+        fields: dict[str, Any] = {"message": _clipped(_said(error.message), MAX_MESSAGE)}
         if error.retry_after is not None:
             fields["retry_after"] = error.retry_after
         if error.data:
             fields["data"] = error.data
-        return error.code, fields
+        # A class of the handler's own may have any code; the header has one octet for it.
+        code: Any = error.code
+        return code if type(code) is int and 0 < code < 256 else REMOTE_ERROR, fields
     kind = error.kind if isinstance(error, RemoteError) else type(error).__name__
-    try:
-        message = str(error)
-    except Exception as worse:  # its __str__ is the handler's code too
-        message = f"(its text cannot be had: {type(worse).__name__})"
-    fields = {"message": _clipped(message, MAX_MESSAGE), "kind": _clipped(kind, MAX_KIND)}
+    fields = {
+        "message": _clipped(_said(error), MAX_MESSAGE),
+        "kind": _clipped(_said(kind), MAX_KIND),
+    }
     if traceback:
         fields["traceback"] = _clipped(traceback, MAX_TRACEBACK)
     return REMOTE_ERROR, fields
+
+
+def _said(value: object) -> str:
+    """The text of an error, or of a part of it: its `__str__` is the handler's code too."""
+    try:
+        return str(value)
+    except Exception as worse:
+        return f"(its text cannot be had: {type(worse).__name__})"
 
 
 def _clipped(text: str, most: int) -> str:

@@ -150,15 +150,14 @@ def run_ready(
         try:
             args, kwargs = arguments(request)
             call = method.function(*args, **kwargs)
-            awaited = within.run(call.send, None)
-        except StopIteration as stop:
-            result = outcome(request, stop.value)
-        except GeneratorExit:
-            raise
+            try:
+                awaited = within.run(call.send, None)
+            except StopIteration as stop:
+                result = outcome(request, stop.value)
+            else:
+                return request, call, within, awaited
         except BaseException as error:  # whatever a handler raises is the answer of this call
             result = failure(request, error)
-        else:
-            return request, call, within, awaited
         outbox.add(result)
         if task.cancelling():
             return None

@@ -50,6 +50,8 @@ from mesh.service.streams import Incoming, Pace
 T = TypeVar("T")
 
 BATCH_CONCURRENCY = 256
+# A GeneratorExit that leaves a runner says that the runner itself is being closed.
+GENERATOR_EXIT = "the handler raised GeneratorExit"
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -74,7 +76,7 @@ class Turn:
 class Many:
     """A client's batch of calls to an async handler: several runners may work on it at once."""
 
-    __slots__ = ("calls", "done", "following", "request", "results", "turns")
+    __slots__ = ("calls", "done", "error", "following", "request", "results", "turns")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -83,6 +85,7 @@ class Many:
         self.following = 0
         self.turns: set[Turn] = set()
         self.done = False
+        self.error: BaseException | None = None
 
     @property
     def begun(self) -> bool:
@@ -95,6 +98,12 @@ class Many:
         for turn in self.turns:
             if turn.handle is not None:
                 turn.handle.cancel()
+
+    def outcome(self) -> Outcome:
+        """Every call has ended: their outcomes, or the error of the whole."""
+        if self.error is not None:
+            return failure(self.request, self.error)
+        return batch_outcome(self.request, self.results)
 
 
 Job: TypeAlias = "Request | tuple[Method, Sequence[Request]]"
@@ -148,7 +157,7 @@ class LoopRunner:
         if not self._queue or self._running:
             return
         parked, self._parked = self._parked, None
-        if parked is None:
+        if parked is None or parked.done():  # cancelled: who did so may still hold the task
             self._new_runner()
         else:
             self._running = True
@@ -252,6 +261,8 @@ class LoopRunner:
         except StopIteration as stop:
             result: T = stop.value
             return result
+        except GeneratorExit as error:
+            raise RuntimeError(GENERATOR_EXIT) from error
         return (yield from self._go_on(call, within, owner, awaited))
 
     @types.coroutine
@@ -278,6 +289,8 @@ class LoopRunner:
             except StopIteration as stop:
                 result: T = stop.value
                 return result
+            except GeneratorExit as error:
+                raise RuntimeError(GENERATOR_EXIT) from error
 
     def _suspended(self, owner: Request | Turn) -> None:
         owner.handle = task = asyncio.current_task()
@@ -333,17 +346,30 @@ class LoopRunner:
             turn = Turn(job)
             job.turns.add(turn)
             running.set(job.request)
-            await self._drive(self._work_on(job), copy_context(), turn)
+            try:
+                await self._drive(self._work_on(job), copy_context(), turn)
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # of the whole
+                job.turns.discard(turn)
+                job.error = error
+                job.cancel()
             job.turns.discard(turn)
             if not job.turns and job.begun:
                 job.done = True
-                self._post(batch_outcome(job.request, job.results))
+                self._post(job.outcome())
         else:
             turn = Turn(None)
             group = Group(job[0], job[1], self._clock())
             running.set(group.call)
-            await self._drive(self._run_group(group), copy_context(), turn)
-            for result in group.close():
+            try:
+                await self._drive(self._run_group(group), copy_context(), turn)
+                results = group.close()
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # of the whole
+                results = [failure(request, error) for request in job[1]]
+            for result in results:
                 self._post(result)
         return turn.handle is not None
 

@@ -28,6 +28,11 @@ RAISED: dict[str, BaseException] = {
     "huge data": InvalidArgument("wrong", data={"all": b"x" * 100_000_000}),
     "data that cannot be sent": InvalidArgument("wrong", data={"it": object()}),
     "a long name": type("E" * 10_000, (Exception,), {})("text"),
+    "a code that no header holds": type("Own", (CallError,), {"code": 70_000})("text"),
+    "a kind that is no text": RemoteError("text", kind=object()),  # type: ignore[arg-type]
+    "a message that cannot be had": InvalidArgument(Silent()),  # type: ignore[arg-type]
+    "the end of a generator": GeneratorExit(),
+    "the end of a program": SystemExit(3),
 }
 
 
@@ -44,7 +49,7 @@ def test_what_was_left_out_is_said() -> None:
 
 
 @pytest.mark.parametrize("case", RAISED)
-@pytest.mark.parametrize("kind", ["plain", "loop", "stream"])
+@pytest.mark.parametrize("kind", ["plain", "loop", "late", "stream", "group"])
 def test_the_worker_lives_on(case: str, kind: str) -> None:
     service = Service("s")
     error = RAISED[case]
@@ -58,13 +63,26 @@ def test_the_worker_lives_on(case: str, kind: str) -> None:
         raise error
 
     @service.rpc
+    async def late() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    @service.rpc
     async def stream() -> Any:
         yield 1
+        raise error
+
+    @service.batch(max_size=1)
+    async def group(values: list[int]) -> list[int]:
         raise error
 
     @service.rpc
     def ping() -> str:
         return "pong"
+
+    @service.rpc
+    async def answer() -> str:
+        return "well"
 
     async def use() -> None:
         async with MeshTest(service) as m:
@@ -72,8 +90,12 @@ def test_the_worker_lives_on(case: str, kind: str) -> None:
                 if kind == "stream":
                     _ = [item async for item in m.stream("s.stream")]
                 else:
-                    await m.call(f"s.{kind}")
+                    await m.call(f"s.{kind}", *[1] * (kind == "group"))
             assert isinstance(caught.value, RemoteError | InvalidArgument)
+            if kind not in ("plain", "stream"):
+                (failed,) = await m.batch(f"s.{kind}", [1] if kind == "group" else [()])
+                assert isinstance(failed, RemoteError | InvalidArgument)
             assert await m.call("s.ping") == "pong"
+            assert await m.call("s.answer") == "well"
 
     asyncio.run(use())

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import weakref
 from contextvars import ContextVar
+from typing import Any
+
+import pytest
 
 from mesh.context import running
+from mesh.errors import RemoteError
+from mesh.protocol.messages import REQUEST, Message
+from mesh.protocol.payload import encode
 from mesh.service import Service
+from mesh.service.invoke import FINISH, Outbox
+from mesh.service.loop import LoopRunner
+from mesh.service.requests import Entry, Lane, Request, accept
 from mesh.testing import MeshTest
 
 SEEN: ContextVar[str] = ContextVar("seen", default="nothing")
@@ -103,5 +113,55 @@ def test_a_runner_with_nothing_to_do_holds_on_to_no_request() -> None:
             gc.collect()
             assert seen[0]() is None
             assert running.get() is None
+
+    asyncio.run(asyncio.wait_for(main(), 10.0))
+
+
+def test_a_result_that_cannot_be_packed_is_an_error_and_nothing_more() -> None:
+    made = Service("shop", version="1")
+
+    class Hollow(dict[str, int]):
+        def items(self) -> Any:
+            raise KeyError("nothing in here")
+
+    @made.rpc
+    async def hollow() -> Any:
+        return Hollow(a=1)
+
+    async def main() -> None:
+        async with MeshTest(made) as m:
+            for _ in range(2):
+                with pytest.raises(RemoteError, match="result cannot be sent: 'nothing in here'"):
+                    await m.call("shop.hollow")
+
+    asyncio.run(asyncio.wait_for(main(), 10.0))
+
+
+def test_one_that_was_cancelled_while_it_was_parked_is_replaced() -> None:
+    outbox = Outbox(lambda: None)
+    made = Service("shop", version="1")
+
+    @made.rpc
+    async def name() -> str:
+        return "well"
+
+    def request() -> Request:
+        lane = Lane("", 1)
+        entry = Entry(made.methods["name"], lane)
+        link: Any = None
+        return accept(Message(REQUEST, frames=[encode([[]])]), link, entry, math.inf)
+
+    async def main() -> None:
+        runner = LoopRunner(asyncio.get_running_loop(), outbox)
+        before = asyncio.all_tasks()
+        runner.submit([request()])
+        while not outbox:
+            await asyncio.sleep(0)
+        (parked,) = asyncio.all_tasks() - before
+        runner.submit([request()])
+        parked.cancel()  # it ends only after the runner has looked for one that is parked
+        while len(outbox) < 2:
+            await asyncio.sleep(0)
+        assert [found[0] for found in outbox.take()] == [FINISH, FINISH]
 
     asyncio.run(asyncio.wait_for(main(), 10.0))
