@@ -66,7 +66,13 @@ class Ending:
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """Who is to be told of the end: the task that waits."""
+        """Who is to be told of the end: the task that waits.
+
+        Raises:
+            RuntimeError: another one waits already.
+        """
+        if self._callback is not None:
+            raise RuntimeError("this is being awaited already")
         self._callback = callback
         self._context = context
 

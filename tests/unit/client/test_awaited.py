@@ -145,3 +145,20 @@ async def test_a_value_cannot_be_sent_to_one_that_has_not_begun() -> None:
         with pytest.raises(TypeError, match="not begun"):
             call.send(1)
         assert await call == 1
+
+
+@on_loop
+async def test_another_that_waits_as_for_a_future_does_not_push_the_first_away() -> None:
+    made, noted = shop()
+    async with MeshTest(made) as m:
+        open_call: Any = m.call("shop.hang")
+        first = asyncio.create_task(open_call)
+        while "begun" not in noted:
+            await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="being awaited already"):
+            open_call.add_done_callback(print)
+        with pytest.raises(RuntimeError, match="being awaited already"):
+            await asyncio.gather(open_call)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
