@@ -176,7 +176,7 @@ class LoopDriver:
         ended = self._ended
         if asyncio.current_task(self.loop) is not None:
             # A task that closes the client: no other can run inside it.
-            self.loop.call_soon(self._step)
+            self.soon()
             return
         before = self._scheduled
         self._scheduled = True
@@ -184,10 +184,11 @@ class LoopDriver:
             while woken:
                 ending = woken.popleft()
                 ending.wake(ended)
-        finally:
+        except BaseException:  # SystemExit or the like: the rest of this turn is still to be done
             self._scheduled = before
-            if woken:  # this one has raised SystemExit or the like
-                self.loop.call_soon(self._step)
+            self.soon()
+            raise
+        self._scheduled = before
         if self.wire.flush():
             self.soon()
 
