@@ -7,6 +7,7 @@ of 512 octets is there or is not. Each image is opened and compared with what ha
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import random
@@ -194,6 +195,7 @@ def apart(path: Path, expected: Expected, crash: int) -> str:
     told = path.with_suffix(".told")
     child = os.fork()
     if not child:
+        faulthandler.disable()
         try:
             told.write_text(wrong(path, expected, crash))
         except Exception as error:
