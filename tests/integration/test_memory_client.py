@@ -377,6 +377,8 @@ def test_locks(memory: Memory) -> None:
         with pytest.raises(DeadlineExceeded, match="held by others"), other:
             pass
         assert lock.extend(60) is True
+        with pytest.raises(InvalidArgument, match="ttl=0"):
+            lock.extend(0)
     assert not lock.held
     assert memory.lock_info("l") is None
     with pytest.raises(LockLost, match="not held"):

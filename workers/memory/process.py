@@ -9,6 +9,7 @@ from mesh.errors import ConfigError
 from mesh.settings import Settings
 from workers import serving
 from workers.memory.backend import Backend
+from workers.memory.cache import Cache
 from workers.memory.handler import MemoryHandler
 
 FLAGS = {
@@ -51,6 +52,8 @@ def backend_maker(settings: Settings) -> Callable[[], Backend]:
     """
     memory, performance = settings.services.memory, settings.performance
     size, eviction = performance.cache_size, memory.eviction
+    if memory.backend != "redis":
+        Cache(eviction, size)  # what it refuses is said once, not by each process
     if memory.backend == "memory":
         from workers.memory.backends.inmemory import MemoryBackend
 

@@ -285,7 +285,9 @@ class AsyncLock:
     async def extend(self, ttl: float | None = None) -> bool:
         """Hold it for `ttl` seconds from now; False if it was lost."""
         lease = self._lease
-        return await self._memory._follow(plans.extend(lease, monotonic, ttl or lease.ttl))
+        return await self._memory._follow(
+            plans.extend(lease, monotonic, lease.ttl if ttl is None else ttl)
+        )
 
     async def release(self) -> bool:
         """Give it back; False if it had been lost."""

@@ -300,7 +300,9 @@ class Lock:
     def extend(self, ttl: float | None = None) -> bool:
         """Hold it for `ttl` seconds from now; False if it was lost."""
         lease = self._lease
-        return self._memory._follow(plans.extend(lease, time.monotonic, ttl or lease.ttl))
+        return self._memory._follow(
+            plans.extend(lease, time.monotonic, lease.ttl if ttl is None else ttl)
+        )
 
     def release(self) -> bool:
         """Give it back; False if it had been lost."""

@@ -88,6 +88,10 @@ class MemoryService:
             )
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536:
             raise ConfigError(f"port={port!r} is not a number from 0 to 65535")
+        if processes is None:
+            processes = 1 if storage_backend == "memory" else 2
+        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+            raise ConfigError(f"processes={processes!r} is not a whole number from 1")
         self.host = host
         self.port = port
         self.storage_backend = storage_backend
@@ -95,7 +99,7 @@ class MemoryService:
         self.data = Path(data or os.environ.get("SAGE_MEMORY_DATA") or _default_data(port))
         self._has_place = bool(port or data or os.environ.get("SAGE_MEMORY_DATA"))
         self._limits = ["--cache-size", str(cache_size), "--eviction", eviction]
-        self.processes = processes or (1 if storage_backend == "memory" else 2)
+        self.processes = processes
         self._insecure = insecure
         self._parts: list[_Part] = []
         self._held = ExitStack()

@@ -19,6 +19,8 @@ from sage.service.memory.server import default_host, parser
         ({"storage_backend": "sqlite"}, "storage_backend='sqlite' is not one of lmdb, redis, memo"),
         ({"port": 65_536}, "port=65536 is not a number from 0 to 65535"),
         ({"port": "8080"}, "port='8080'"),
+        ({"processes": 0}, "processes=0 is not a whole number from 1"),
+        ({"processes": True}, "processes=True"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], text: str) -> None:

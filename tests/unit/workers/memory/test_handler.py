@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mesh.errors import InvalidArgument, Overloaded, StoreBusy, VersionConflict
+from mesh.errors import ConfigError, InvalidArgument, Overloaded, StoreBusy, VersionConflict
+from mesh.settings import Settings
 from mesh.testing import MeshTest
 from tests.conformance.memory.conftest import opened_lmdb
 from tests.conformance.memory.driver import Clock
 from workers.memory.backend import Backend
 from workers.memory.backends.inmemory import MemoryBackend
 from workers.memory.handler import CHANGING, READING, MemoryHandler
+from workers.memory.process import backend_maker
 from workers.memory.watching import MAX_WATCHERS, MOST, Hub, stream
 
 
@@ -37,6 +40,15 @@ def test_who_serves_what() -> None:
         assert service.methods[name].lane == "" and service.methods[name].idempotent
     assert not service.methods["increment"].idempotent, "this store does not recognise repeats"
     assert service.methods["persist"].idempotent
+
+
+@pytest.mark.parametrize("backend", ["lmdb", "memory"])
+def test_what_cannot_be_is_refused_before_anything_is_started(backend: str) -> None:
+    performance = replace(Settings().performance, cache_size=1_000_000)
+    memory = replace(Settings().services.memory, backend=backend, data="data")
+    services = replace(Settings().services, memory=memory)
+    with pytest.raises(ConfigError, match="give it at least 4MiB"):
+        backend_maker(replace(Settings(), performance=performance, services=services))
 
 
 def test_each_method_says_what_it_does() -> None:
