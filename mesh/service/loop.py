@@ -176,7 +176,9 @@ class LoopRunner:
 
     def _new_runner(self) -> None:
         self._running = True
-        task = self.loop.create_task(self._runner())
+        # Not by the loop's factory: an eager one would begin it within the handler that has just
+        # suspended, and so on, as deep as there are requests.
+        task = asyncio.Task(self._runner(), loop=self.loop)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import sys
 import weakref
 from contextvars import ContextVar
 from typing import Any
@@ -165,3 +166,21 @@ def test_one_that_was_cancelled_while_it_was_parked_is_replaced() -> None:
         assert [found[0] for found in outbox.take()] == [FINISH, FINISH]
 
     asyncio.run(asyncio.wait_for(main(), 10.0))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are never eager before Python 3.12")
+def test_a_service_may_let_its_tasks_begin_at_once() -> None:
+    made = Service("shop", version="1", concurrency=1000)
+
+    @made.rpc
+    async def nap(seconds: float) -> float:
+        return await asyncio.create_task(asyncio.sleep(seconds, seconds))
+
+    async def main() -> None:
+        eager: Any = getattr(asyncio, "eager_task_factory", None)
+        async with MeshTest(made) as m:
+            asyncio.get_running_loop().set_task_factory(eager)
+            found = await asyncio.gather(*[m.call("shop.nap", 0.01) for _ in range(1000)])
+            assert found == [0.01] * 1000
+
+    asyncio.run(asyncio.wait_for(main(), 20.0))
