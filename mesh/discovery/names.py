@@ -67,6 +67,8 @@ class Looking:
                 self._known[endpoint] = self._lookup(host, int(port))
             except OSError as error:
                 troubles.append(f"{endpoint}: {error.strerror or error}")
+            except UnicodeError as error:  # a part of the name is empty or too long
+                troubles.append(f"{endpoint}: {error}")
         found = [f for each in self._endpoints for f in self._known.get(each, addressed([each]))]
         return list(dict.fromkeys(found)), "; ".join(troubles)
 

@@ -46,6 +46,12 @@ def test_what_was_known_stays_while_a_name_cannot_be_looked_up() -> None:
     assert "brokers.test" in trouble
 
 
+def test_a_name_that_no_name_server_can_be_asked_for_is_said() -> None:
+    found, trouble = names.Looking(["dns://brokers..test:8080"]).look()
+    assert found == []
+    assert trouble.startswith("dns://brokers..test:8080: ")
+
+
 def test_addresses_are_those_of_one_family(monkeypatch: pytest.MonkeyPatch) -> None:
     six, four = ("2001:db8::1", 80, 0, 0), ("10.0.0.1", 80)
 
