@@ -231,6 +231,8 @@ class ExpiryWheel:
         if number >= 0:
             slot = self._slots[number]
             slot.pop(call, None)
+            if not slot:
+                slot.clear()  # or it would keep the room of all that were in it until it is due
             call.wheel_slot = -1
 
     def due(self, now: float) -> list[Call]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import OrderedDict
 
 import pytest
@@ -159,3 +160,21 @@ def test_expiry_wheel(calls: list[tuple[float, bool]], data: st.DataObject) -> N
             assert call.wheel_slot == -1
         assert all(at > now - 0.011 for at in due_at.values())
     assert len(wheel) == 0
+
+
+def test_calls_that_have_ended_leave_no_room_behind_in_the_wheel() -> None:
+    """Five seconds of 100,000 calls a second that are due in a minute."""
+    wheel = ExpiryWheel()
+    calls = [call_of(0, number) for number in range(1000)]
+    tracemalloc.start()
+    try:
+        for slot in range(500):
+            for call in calls:
+                wheel.add(call, 60.0 + slot / wheel.RESOLUTION)
+            for call in calls:
+                wheel.discard(call)
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(wheel) == 0
+    assert left < 500 * 500
