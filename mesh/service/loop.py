@@ -31,25 +31,21 @@ from mesh.service.invoke import (
     FINISH,
     GRANT,
     NIL,
-    Arguments,
-    ItemOutcome,
     Outbox,
     Outcome,
     arguments,
-    batch_calls,
-    batch_outcome,
     failure,
     item_failure,
     outcome,
     part,
     run_ready,
 )
+from mesh.service.many import BATCH_CONCURRENCY, Many, Turn
 from mesh.service.requests import Request
 from mesh.service.streams import Incoming, Pace
 
 T = TypeVar("T")
 
-BATCH_CONCURRENCY = 256
 # A GeneratorExit that leaves a runner says that the runner itself is being closed.
 GENERATOR_EXIT = "the handler raised GeneratorExit"
 
@@ -60,50 +56,6 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-class Turn:
-    """A runner's part in a client's batch, or at a group. `handle` is set if it suspends."""
-
-    __slots__ = ("cancel_code", "handle", "many")
-
-    def __init__(self, many: Many | None) -> None:
-        self.many = many
-        self.handle: asyncio.Task[Any] | None = None
-        self.cancel_code = 0
-
-
-class Many:
-    """A client's batch of calls to an async handler: several runners may work on it at once."""
-
-    __slots__ = ("calls", "done", "error", "following", "request", "results", "turns")
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.calls: list[Arguments | CallError] = batch_calls(request)
-        self.results: list[ItemOutcome] = [(0, None)] * len(self.calls)
-        self.following = 0
-        self.turns: set[Turn] = set()
-        self.done = False
-        self.error: BaseException | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether every call has been begun."""
-        return self.following >= len(self.calls)
-
-    def cancel(self) -> None:
-        """Cancel every call that has begun; the others never will."""
-        self.following = len(self.calls)
-        for turn in self.turns:
-            if turn.handle is not None:
-                turn.handle.cancel()
-
-    def outcome(self) -> Outcome:
-        """Every call has ended: their outcomes, or the error of the whole."""
-        if self.error is not None:
-            return failure(self.request, self.error)
-        return batch_outcome(self.request, self.results)
 
 
 Job: TypeAlias = "Request | tuple[Method, Sequence[Request]]"
