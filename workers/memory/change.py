@@ -12,7 +12,13 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mesh.errors import DataCorrupted, InvalidArgument, QuotaExceeded, VersionConflict
+from mesh.errors import (
+    DataCorrupted,
+    InvalidArgument,
+    Overloaded,
+    QuotaExceeded,
+    VersionConflict,
+)
 from mesh.protocol import payload
 from mesh.protocol.memory import INT_RANGE
 from workers.memory.locks import A_LOCK, AN_ENTRY, Locks
@@ -260,14 +266,14 @@ class Change(Locks):
 
         Up to 1,000 are removed here and the number is exact; more are void at once and cleared
         later. Reservations of the namespace end: what is being computed may be outdated.
+
+        Raises:
+            Overloaded: too much is still to be cleared.
         """
         space = self.space(ns)
         if space is None:
             return 0
-        if len(self.sweeps()) >= MAX_SWEEPS:
-            raise InvalidArgument(
-                f"{MAX_SWEEPS} invalidations are still being cleared; try again in a second"
-            )
+        self._check_sweeps()
         within = tag_slot(space.number, tag) if tag else slot_of(space, prefix)
         sweep = Sweep(0, OF_TAG if tag else OF_PREFIX, within, self._totals.version, tag)
         self._drop_fills(space, b"" if tag else prefix)
@@ -278,10 +284,11 @@ class Change(Locks):
         return removed
 
     def clear(self, ns: str) -> int:
-        """Empty a namespace; how many entries it had. Its locks stay."""
+        """Empty a namespace; how many entries it had. Its locks stay. Raises as `invalidate`."""
         space = self.space(ns)
         if space is None:
             return 0
+        self._check_sweeps()
         sweep = Sweep(0, OF_SPACE, _U32.pack(space.number), self._totals.version)
         locks = list(self._starting(LOCKS, slot_of(space, LOCK)))
         self._drop_fills(space, b"")
@@ -418,6 +425,13 @@ class Change(Locks):
         found = entry.version if entry else 0
         if found != version:
             raise _conflict(key, found, version)
+
+    def _check_sweeps(self) -> None:
+        if len(self.sweeps()) >= MAX_SWEEPS:
+            raise Overloaded(
+                f"{MAX_SWEEPS} invalidations are still being cleared; try again in a second",
+                retry_after=1.0,
+            )
 
     def _add_sweep(self, sweep: Sweep) -> None:
         sweep.number = max((known.number for known in self.sweeps()), default=0) + 1

@@ -91,7 +91,7 @@ class Hub:
 
         Raises:
             Overloaded: there are too many already.
-            StoreBusy: this process leaves.
+            StoreBusy: this process leaves, or a distant store does not answer.
         """
         if self._closed:
             raise _leaving()
@@ -116,8 +116,12 @@ class Hub:
         self._watchers = tuple(known for known in self._watchers if known is not watcher)
         if self._remote:
             with suppress(RuntimeError):  # the loop ends: nothing is reported any more
-                asyncio.get_running_loop().run_in_executor(None, self._follow_all)
+                asyncio.get_running_loop().run_in_executor(None, self._follow_fewer)
         else:
+            self._follow_all()
+
+    def _follow_fewer(self) -> None:
+        with suppress(StoreBusy):  # whoever joins is told
             self._follow_all()
 
     def _follow_all(self) -> None:

@@ -241,7 +241,9 @@ def test_a_server_is_no_cluster(server: str) -> None:
         RedisBackend(server.replace("redis://", "redis+cluster://"))
 
 
-def test_a_server_that_restarts(process: support.Start, tmp_path: Path) -> None:
+def test_a_server_that_restarts(
+    process: support.Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = support.free_port()
     command = (
         valkey.binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path),
@@ -265,8 +267,14 @@ def test_a_server_that_restarts(process: support.Start, tmp_path: Path) -> None:
             store(verb, ns="new", **arguments)
     with pytest.raises(StoreBusy):
         store("stats", ns="")
+    monkeypatch.setattr("workers.memory.backends.listening.PATIENCE", 0.2)
+    with pytest.raises(StoreBusy, match="tells of no changes"):
+        backend.follow({"n"})
     process(*command).expect("Ready to accept connections")
     assert store.get(b"k") == 1
+    monkeypatch.undo()
+    backend.follow({"n"})
+    backend.follow(set())
     assert store.set(b"k", 2) > 0
     backend.close()
 

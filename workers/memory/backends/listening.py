@@ -11,12 +11,14 @@ from typing import Any
 import msgpack
 import redis
 
+from mesh.errors import StoreBusy
 from workers.memory.backend import Watch
 
 # The mark that tells the script to publish; it is renewed while somebody watches.
 MARK_TTL = 30
 RENEW_EVERY = 10.0
 RETRY_EVERY = 0.5
+PATIENCE = 5.0
 
 log = logging.getLogger("workers.memory")
 
@@ -41,7 +43,11 @@ class Listener:
         self._thread: threading.Thread | None = None
 
     def follow(self, namespaces: set[str]) -> None:
-        """Report on these and no others. Returns when what happens from now on is reported."""
+        """Report on these and no others. Returns when what happens from now on is reported.
+
+        Raises:
+            StoreBusy: the server does not answer; it is tried again all the same.
+        """
         channels = {f"{base}w".encode(): ns for ns in namespaces for base in self._bases(ns)}
         with self._subscribed:
             self._channels = channels
@@ -51,8 +57,8 @@ class Listener:
                 )
                 self._thread.start()
             self._changed.set()
-            if channels:
-                self._subscribed.wait_for(lambda: self._at >= channels.keys(), 5.0)
+            if not self._subscribed.wait_for(lambda: self._at >= channels.keys(), PATIENCE):
+                raise StoreBusy("the redis server tells of no changes now", retry_after=0.5)
 
     def close(self) -> None:
         """End the thread."""

@@ -86,6 +86,22 @@ def test_refusals(method: str, args: list[Any], complaint: str) -> None:
         m.call(f"memory.{method}", *args)
 
 
+def test_too_much_to_be_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.memory.change.MAX_SWEEPS", 1)
+    made = handler()
+    with MeshTest(made.service) as m:
+        for first in (0, 900):
+            m.call("memory.set_many", {f"k{n}": n for n in range(first, first + 900)})
+        assert m.call("memory.invalidate", prefix="k") == 1000
+        for verb, what in (("invalidate", {"prefix": "x"}), ("clear", {"ns": "default"})):
+            with pytest.raises(Overloaded, match="still being cleared") as caught:
+                m.options(retries=0).call(f"memory.{verb}", **what)
+            assert caught.value.retry_after == 1.0
+        while made.backend.tick():
+            pass
+        assert m.call("memory.clear", ns="default") == 0
+
+
 def test_each_call_of_a_batch_has_its_own_outcome() -> None:
     with MeshTest(handler().service) as m:
         results = m.batch("memory.set", [("a", 1), ("", 2), ("b",), ("c", 3)])
