@@ -181,7 +181,10 @@ def split_target(text: str) -> tuple[bytes, bytes]:
         ConfigError: it is not of that form.
     """
     service, dot, method = text.rpartition(".")
-    names = service.encode(), method.encode()
+    try:
+        names = service.encode(), method.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"target {text!r} is no text: {error.reason}") from None
     if not dot or not all(0 < len(name) <= MAX_NAME for name in names):
         raise ConfigError(f"target {text!r}; write 'service.method', as in 'cart.total'")
     if service.startswith(".") or service.endswith("."):
