@@ -16,11 +16,12 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from mesh.client import base
+from mesh.client import base, batches
 from mesh.client.aio_driver import LoopDriver
 from mesh.client.aio_streams import AsyncResults
 from mesh.client.awaited import AwaitedCall, Connection
-from mesh.client.base import MAX_BATCH, Options
+from mesh.client.base import Options
+from mesh.client.batches import MAX_BATCH
 from mesh.client.calls import ENDED, Call, ClientSettings
 from mesh.client.configured import configure
 from mesh.client.sync import CallOptions
@@ -161,7 +162,7 @@ class AsyncCaller:
         """
         driver = self._connection.driver()
         parts: list[tuple[int, Call | CallError]] = []
-        for count, body in base.pack_batch(items, max_items):
+        for count, body in batches.pack_batch(items, max_items):
             try:
                 parts.append((count, driver.begin(self._options, target, body, BATCH)))
             except CallError as error:
@@ -174,13 +175,13 @@ class AsyncCaller:
                 else:
                     if part.state != ENDED:
                         await driver.ended(part)
-                    found += base.outcomes(part, count)
+                    found += batches.outcomes(part, count)
         except BaseException:
             for _, part in parts:
                 if isinstance(part, Call):
                     driver.cancel(part)
             raise
-        return base.settle(found, raise_errors)
+        return batches.settle(found, raise_errors)
 
 
 class AsyncMesh(AsyncCaller):

@@ -7,20 +7,17 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final
 
 import msgpack
 
-from mesh import errors
 from mesh.client.calls import Call, ClientSettings
 from mesh.client.core import ClientCore
 from mesh.context import running
 from mesh.discovery.names import addressed
-from mesh.errors import CallError, ConfigError, InvalidArgument, ProtocolError, RemoteError
+from mesh.errors import ConfigError, InvalidArgument, ProtocolError, RemoteError
 from mesh.protocol import payload
 from mesh.protocol.messages import (
-    BATCH,
     BULK,
     HIGH,
     MAX_NAME,
@@ -37,7 +34,6 @@ from mesh.transport import parse_endpoint
 
 PRIORITY_NAMES: Final = {"system": SYSTEM, "high": HIGH, "normal": NORMAL, "bulk": BULK}
 STREAM_MARK: Final = msgpack.ExtType(100, b"\0")
-MAX_BATCH = 4096
 MAX_TIMEOUT = 300.0
 MAX_RETRIES = 100
 MAX_CREDIT = 65_536
@@ -304,30 +300,6 @@ def stream_source(value: Any) -> Any:
     return None
 
 
-def pack_batch(items: Iterable[Any], limit: int) -> Iterator[tuple[int, bytes]]:
-    """The packed bodies of the calls of a batch, each with the number of its calls.
-
-    Raises:
-        InvalidArgument: an item cannot be sent.
-    """
-    rest = iter(items)
-    while part := list(islice(rest, limit)):
-        yield from _pack_part([[item if type(item) is tuple else (item,)] for item in part])
-
-
-def _pack_part(calls: list[list[Any]]) -> Iterator[tuple[int, bytes]]:
-    try:
-        body = payload.encode(calls, root="items")
-    except InvalidArgument:
-        if len(calls) == 1:
-            raise
-        half = len(calls) // 2
-        yield from _pack_part(calls[:half])
-        yield from _pack_part(calls[half:])
-    else:
-        yield len(calls), body
-
-
 # -------------------------------------------------------------------- what comes back
 
 
@@ -363,44 +335,6 @@ def value_of(call: Call, message: Message | None) -> Any:
 def unreadable(call: Call, text: str) -> RemoteError:
     """The error of an answer that makes no sense."""
     return RemoteError(text, kind="ProtocolError", maybe_executed=True, **call.identity())
-
-
-def outcomes(call: Call, count: int) -> list[Any]:
-    """The value or CallError of each of `count` calls of a batch that has ended."""
-    if call.error is not None:
-        return [call.error] * count
-    try:
-        found = value_of(call, call.reply)
-        if (
-            not isinstance(found, list)
-            or len(found) != count
-            or call.reply is None
-            or not call.reply.flags & BATCH
-        ):
-            raise unreadable(call, f"the answer to a batch of {count} does not hold {count}")
-        return [
-            item[1]
-            if item[0] == 0
-            else errors.from_wire(item[0], item[1], started=True, **call.identity())
-            for item in found
-        ]
-    except CallError as error:
-        return [error] * count
-    except (LookupError, TypeError, AttributeError):
-        return [unreadable(call, "an outcome of the batch cannot be read")] * count
-
-
-def settle(results: list[Any], raise_errors: bool) -> list[Any]:
-    """The outcomes of a batch as the caller wants them.
-
-    Raises:
-        CallError: the first one, if `raise_errors`.
-    """
-    if raise_errors:
-        for item in results:
-            if isinstance(item, CallError):
-                raise item
-    return results
 
 
 def stream_flags(source: Any, *, reading: bool) -> int:

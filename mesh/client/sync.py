@@ -18,8 +18,9 @@ from typing import (
     overload,
 )
 
-from mesh.client import base
-from mesh.client.base import MAX_BATCH, Options
+from mesh.client import base, batches
+from mesh.client.base import Options
+from mesh.client.batches import MAX_BATCH
 from mesh.client.calls import ENDED, SENT, Call, ClientSettings
 from mesh.client.configured import configure
 from mesh.client.streams import NOTHING, Inflow, Outflow
@@ -374,7 +375,7 @@ class Caller:
         """
         driver = self._driver
         parts: list[tuple[int, Call | CallError]] = []
-        for count, body in base.pack_batch(items, max_items):
+        for count, body in batches.pack_batch(items, max_items):
             try:
                 parts.append((count, driver.begin(self._options, target, body, BATCH)))
             except CallError as error:
@@ -385,8 +386,8 @@ class Caller:
                 found += [part] * count
             else:
                 _wait(driver, part, lambda call=part: call.state == ENDED)  # type: ignore[misc]
-                found += base.outcomes(part, count)
-        return base.settle(found, raise_errors)
+                found += batches.outcomes(part, count)
+        return batches.settle(found, raise_errors)
 
 
 class Mesh(Caller):

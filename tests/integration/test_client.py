@@ -170,7 +170,7 @@ def test_arguments_that_cannot_be_sent_are_named(mesh: Mesh) -> None:
 
 
 def test_targets_and_options_that_make_no_sense(mesh: Mesh) -> None:
-    for target in ("", "clerk", "clerk.", ".clerk", "a..", len):
+    for target in ("", "clerk", "clerk.", ".clerk", "a..", "clerk.\udcff", len):
         with pytest.raises(ConfigError):
             mesh.call(target)  # type: ignore[arg-type]
     for options in (
