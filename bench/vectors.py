@@ -9,6 +9,7 @@ found out for the data (the same expansion and links), so that both find the sam
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import tempfile
 import time
@@ -110,12 +111,16 @@ def _searched(
             )
             found[f"recall@{k} of {share:.0%}"] = hits / (k * QUERIES)
         found[f"queries a second of {share:.0%}"] = rate(
-            lambda query, allowed=allowed: reader.search(query, 10, allowed), queries
+            functools.partial(_search, reader, allowed), queries
         )
     found["usearch queries a second"] = rate(
         lambda query: rival.search(query, 10, threads=1), queries
     )
     return found
+
+
+def _search(reader: VectorReader, allowed: npt.NDArray[np.uint64] | None, query: Floats) -> None:
+    reader.search(query, 10, allowed)
 
 
 def main() -> None:

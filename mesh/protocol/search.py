@@ -46,6 +46,9 @@ ORDERS = ("asc", "desc")
 FACETS = ("terms", "ranges", "histogram", "dates", "stats")
 HIGHLIGHT = ("fields", "size", "count", "before", "after", "escape")
 LEGS = ("text", "vector")
+FUSIONS = ("scores", "ranks")
+WEIGHTS = {"text": 1.0, "vector": 0.6}
+"""How much words and vectors count where nothing is said; see docs/architecture.md."""
 
 
 def check_collection(name: Any) -> str:
@@ -269,7 +272,7 @@ def check_sort(sort: Any) -> list[tuple[str, str]]:
 
 
 def check_weights(weights: Any) -> dict[str, float]:
-    """How much words and vectors count, each at least 0; 1 if not said. Raises InvalidArgument."""
+    """How much words and vectors count, each at least 0; `WEIGHTS` fills in. Raises."""
     given = {} if weights is None else weights
     if not isinstance(given, Mapping) or not given.keys() <= set(LEGS):
         raise InvalidArgument(
@@ -278,7 +281,7 @@ def check_weights(weights: Any) -> dict[str, float]:
     for name, weight in given.items():
         if not _is_number(weight) or weight < 0:
             raise InvalidArgument(f"weights: {name}={shown(weight)} is not a number from 0")
-    found = {name: float(given.get(name, 1.0)) for name in LEGS}
+    found = {name: float(given.get(name, weight)) for name, weight in WEIGHTS.items()}
     if not any(found.values()):
         raise InvalidArgument("weights of 0 only: nothing would be looked for")
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mesh.errors import InvalidArgument
+from mesh.protocol.search import WEIGHTS
 from workers.search.query.nodes import All, Bool, Node
 from workers.search.query.structured import filter_of, query_of
 from workers.search.schema import VECTOR, Field, Schema, checked_value
@@ -32,10 +33,11 @@ class Query:
     highlight: Mapping[str, Any] | None = None
     source: bool | Sequence[str] = True
     explain: bool = False
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
     min_score: float = 0.0
     total: bool = True
     depth: int = 100
+    fusion: str = "scores"
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ Documents, mappings with a text "id". What a write returns for is on disk; searc
 Queries (docs/search.md has their language):
 
     query(collection, query, vector=, filter=, limit=10, offset=0, cursor=b"", sort=, facets=,
-          highlight=, source=True, explain=False, weights=, min_score=0, total=True, k=100)
+          highlight=, source=True, explain=False, weights=, min_score=0, total=True, k=100,
+          fusion="scores")
         -> {hits: [{id, score, version, source, ...}], total, cursor, facets, refreshed, took}
     similar(collection, ids, text=, unlike=, ...) -> the same
     count(collection, query, filter=) -> int

@@ -1,4 +1,4 @@
-"""The legs of a query: the best by words, the nearest by vector, or both, fused by their ranks."""
+"""The legs of a query: the best by words, the nearest by vector, or both, fused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mesh.errors import InvalidArgument, ProtocolError
 from mesh.protocol import payload
 from mesh.protocol.search import MAX_ROWS
 from workers.search.asked import EVERYTHING, Query, filtered, vector_field
-from workers.search.fusion import fuse
+from workers.search.fusion import Leg, by_ranks, by_scores
 from workers.search.query.nodes import Node
 from workers.search.readers import OpenIndex
 from workers.search.text.index import Position, Sort
@@ -86,13 +86,13 @@ def vector_legs(
             filtered(node, query, index.schema), limit=depth, total=query.total
         )
         kept = [at for at, row in enumerate(found.rows) if row not in without]
-        texts = [found.rows[at] for at in kept]
-        legs = {
-            TEXT_LEG: _places(texts, [found.scores[at] for at in kept]),
-            VECTOR_LEG: _places(*nearest),
-        }
-        fused = fuse({TEXT_LEG: texts, VECTOR_LEG: nearest[0]}, query.weights)
-        best = [(row, score) for row, score, _ in fused]
+        texts = Leg([found.rows[at] for at in kept], [found.scores[at] for at in kept])
+        legs = {TEXT_LEG: _places(*texts), VECTOR_LEG: _places(*nearest)}
+        both = {TEXT_LEG: texts, VECTOR_LEG: Leg(*nearest)}
+        if query.fusion == "ranks":
+            best = by_ranks(both, query.weights)
+        else:
+            best = by_scores(both, query.weights, query.depth)
         total = found.total if query.total else None
     if query.min_score:
         best = [(row, score) for row, score in best if score >= query.min_score]

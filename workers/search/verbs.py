@@ -61,6 +61,7 @@ class Verbs:
         min_score: float = 0.0,
         total: bool = True,
         k: int = 100,
+        fusion: str = "scores",
     ) -> Act[Op]:
         """The documents that fit best, and what was counted on the way."""
         asked = Query(
@@ -92,6 +93,8 @@ class Verbs:
             asked.highlight = limits.check_highlight(highlight) or None
         if weights is not None:
             asked.weights = limits.check_weights(weights)
+        if fusion != asked.fusion:
+            asked.fusion = limits.check_choice("fusion", fusion, limits.FUSIONS)
         if min_score != 0.0:
             asked.min_score = limits.check_min_score(min_score)
         op = Op("query", limits.check_collection(collection), {"query": asked})
@@ -114,6 +117,7 @@ class Verbs:
         weights: Mapping[str, float] | None = None,
         min_score: float = 0.0,
         k: int = 100,
+        fusion: str = "scores",
     ) -> Act[Op]:
         """The documents that resemble some others, or a text; those others are left out."""
         given = Similar(
@@ -134,6 +138,7 @@ class Verbs:
             weights=limits.check_weights(weights),
             min_score=limits.check_min_score(min_score),
             depth=limits.check_nearest(k),
+            fusion=limits.check_choice("fusion", fusion, limits.FUSIONS),
         )
         arguments = {"given": given, "query": asked}
         op = Op("similar", limits.check_collection(collection), arguments)

@@ -28,6 +28,7 @@ from mesh.protocol import search as limits
 Absence = Literal["", "absent", "present"]
 Refresh = Literal["interval", "wait"]
 Operator = Literal["or", "and"]
+Fusion = Literal["scores", "ranks"]
 Query: TypeAlias = str | Mapping[str, Any]
 Filter: TypeAlias = Query | Sequence[Query]
 """All of a list must hold; a mapping may also say {field: value}, {field: [values]}."""
@@ -252,6 +253,7 @@ def query(
     min_score: float = 0.0,
     total: bool = True,
     k: int = 100,
+    fusion: Fusion = "scores",
 ) -> Request[Hits]:
     """Look for documents; see `Search.query`."""
     kwargs = _given(
@@ -272,6 +274,7 @@ def query(
         source=(limits.check_source(source), True),
         total=(bool(total), True),
         k=(limits.check_nearest(k), 100),
+        fusion=(limits.check_choice("fusion", fusion, limits.FUSIONS), "scores"),
     )
     args = (limits.check_collection(collection), limits.check_query(query))
     return Request("query", args, kwargs, hits, True)
@@ -293,6 +296,7 @@ def similar(
     weights: Mapping[str, float] | None = None,
     min_score: float = 0.0,
     k: int = 100,
+    fusion: Fusion = "scores",
 ) -> Request[Hits]:
     """Documents that are like some others, or like a text; see `Search.similar`."""
     alike = _ids(ids, "ids", limits.MAX_LIKE)
@@ -313,6 +317,7 @@ def similar(
         limit=(limits.check_limit(limit), 10),
         source=(limits.check_source(source), True),
         k=(limits.check_nearest(k), 100),
+        fusion=(limits.check_choice("fusion", fusion, limits.FUSIONS), "scores"),
     )
     args = (limits.check_collection(collection), alike)
     return Request("similar", args, kwargs, hits, True)

@@ -116,6 +116,7 @@ def query(
     min_score: float = 0.0,
     total: bool = True,
     k: int = 100,
+    fusion: calls.Fusion = "scores",
     embed: Embed | None = None,
     embed_text: str = "",
 ) -> Plan[Hits]:
@@ -139,10 +140,12 @@ def query(
             before, after, escape.
         source: whether hits bring their documents, or which fields of them.
         explain: how each score comes about.
-        weights: how much words and vectors count, as in {"text": 1.0, "vector": 0.5}.
+        weights: how much words and vectors count; {"text": 1.0, "vector": 0.6}.
         min_score: hits below are left out.
         total: whether all that match are counted.
-        k: of how many of the nearest vectors.
+        k: of how many of the nearest vectors, beside as many of the best by words.
+        fusion: "scores": hits by words and by vector are compared by how far they stand out;
+            "ranks": by their ranks alone.
         embed: makes the vector of the query, or of `embed_text`: a function of a list of texts, or
             "service.method".
 
@@ -155,7 +158,7 @@ def query(
         collection, query, vector=vector, vector_field=vector_field, fields=fields,
         operator=operator, filter=filter, limit=limit, offset=offset, cursor=cursor, sort=sort,
         facets=facets, highlight=highlight, source=source, explain=explain, weights=weights,
-        min_score=min_score, total=total, k=k,
+        min_score=min_score, total=total, k=k, fusion=fusion,
     )  # fmt: skip
     return found
 
@@ -176,6 +179,7 @@ def similar(
     weights: Mapping[str, float] | None = None,
     min_score: float = 0.0,
     k: int = 100,
+    fusion: calls.Fusion = "scores",
     embed: Embed | None = None,
 ) -> Plan[Hits]:
     """Documents that are like some others, or like a text: by telling words and by vectors.
@@ -193,7 +197,7 @@ def similar(
     found: Hits = yield calls.similar(
         collection, ids, text=text, vector=vector, fields=fields, vector_field=vector_field,
         unlike=unlike, filter=filter, limit=limit, offset=offset, source=source, weights=weights,
-        min_score=min_score, k=k,
+        min_score=min_score, k=k, fusion=fusion,
     )  # fmt: skip
     return found
 

@@ -24,6 +24,7 @@ def test_only_what_was_given_is_sent() -> None:
         "docs", vector=[1, 0.5], filter="a:1", limit=0, offset=5, cursor=b"c", sort="-year",
         facets={"by": "author"}, highlight="title", source=False, weights={"text": 0.5},
         min_score=1, total=False, k=7, operator="and", fields="title", explain=True,
+        fusion="ranks",
     )  # fmt: skip
     assert request.args == ("docs", None)
     highlight = request.kwargs.pop("highlight")
@@ -32,8 +33,8 @@ def test_only_what_was_given_is_sent() -> None:
         "vector": struct.pack("<2f", 1, 0.5), "filter": "a:1", "limit": 0, "offset": 5,
         "cursor": b"c", "sort": [["year", "desc"]], "source": False, "min_score": 1.0,
         "facets": {"by": {"kind": "terms", "field": "author"}}, "total": False, "k": 7,
-        "weights": {"text": 0.5, "vector": 1.0}, "operator": "and", "fields": ["title"],
-        "explain": True,
+        "weights": {"text": 0.5, "vector": 0.6}, "operator": "and", "fields": ["title"],
+        "explain": True, "fusion": "ranks",
     }  # fmt: skip
 
 

@@ -27,10 +27,10 @@ def clustered(
 
 def similarities(metric: str, matrix: Floats, query: Floats) -> npt.NDArray[np.float64]:
     wide, given = matrix.astype(np.float64), query.astype(np.float64)
-    if metric == "l2":
-        return -((wide - given) ** 2).sum(axis=1)
     found: npt.NDArray[np.float64] = wide @ given
-    if metric == "cosine":
+    if metric == "l2":
+        found = -((wide - given) ** 2).sum(axis=1)
+    elif metric == "cosine":
         found /= np.linalg.norm(wide, axis=1) * np.linalg.norm(given)
     return found
 
