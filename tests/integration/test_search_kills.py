@@ -61,7 +61,7 @@ class Books:
         refresh = rng.choice(("interval", "interval", "wait"))
         try:
             if kind == "delete":
-                s.delete(COLLECTION, names, refresh=refresh)
+                s.delete(COLLECTION, *names, refresh=refresh)
             elif kind == "update":
                 s.update(COLLECTION, [told(name, turn) for name in names], refresh=refresh)
             else:
