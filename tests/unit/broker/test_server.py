@@ -257,7 +257,9 @@ def test_a_worker_that_dies_within_a_stream_from_its_client(broker: Broker) -> N
     heard: list[Message] = []
     broker.until(lambda: bool(client.hear_into(heard)))
     assert [(m.command, m.code) for m in heard] == [(ERROR, errors.WORKER_LOST)]
-    assert not broker.router.workers and not broker.server._backlog
+    assert not broker.router.workers
+    # libzmq may call the queue of one that is just leaving full: the next try finds it gone.
+    broker.until(lambda: not broker.server._backlog)
 
 
 def test_a_client_that_dies_within_its_stream(broker: Broker) -> None:
