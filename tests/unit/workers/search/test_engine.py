@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import InvalidArgument, StoreBusy
+from tests import support
 from tests.unit.workers.search.driver import Driver, opened
 from workers.search import indexing
-from workers.search.engine import INDEXES, SearchEngine
+from workers.search.engine import INDEXES
 
 TEA = {"id": "tea", "title": "Green tea from Hangzhou 杭州绿茶", "price": 7, "tags": ["drink"]}
 CUP = {"id": "cup", "title": "A cup for tea", "price": 12, "tags": ["ware"]}
@@ -198,28 +200,32 @@ def test_pages_come_to_an_end_without_gaps(store: Driver) -> None:
     assert rest["cursor"] == b""
 
 
-def test_a_reader_in_another_process_sees_what_was_published(tmp_path: Path) -> None:
+def test_a_reader_in_another_process_sees_what_was_published(
+    tmp_path: Path, process: support.Start
+) -> None:
+    code = """
+import sys
+from pathlib import Path
+from mesh.errors import StoreBusy
+from tests.unit.workers.search.driver import Driver
+from workers.search.engine import SearchEngine
+reader = Driver(SearchEngine(Path(sys.argv[1])))
+print(*reader.ids("shop", "tea"), flush=True)
+while len(found := reader.ids("shop", "tea")) == 1:
+    pass
+print(*sorted(found))
+try:
+    reader.index("shop", {"id": "ink", "title": "Black ink"})
+except StoreBusy:
+    print("refused")
+"""
     engine = opened(tmp_path / "s")
-    Driver(engine).index("shop", TEA)
-    read, write = os.pipe()
-    back, answered = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.close(write)
-        status = 1
-        try:
-            reader = Driver(SearchEngine(tmp_path / "s"))
-            assert reader.ids("shop", "tea") == ["tea"]
-            os.write(answered, b"1")
-            os.read(read, 1)
-            assert set(reader.ids("shop", "tea")) == {"tea", "cup"}
-            with pytest.raises(StoreBusy):
-                reader.index("shop", INK)
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.read(back, 1) == b"1"
-    Driver(engine).index("shop", CUP)
-    os.write(write, b"1")
-    assert os.waitpid(pid, 0)[1] == 0
+    writer = Driver(engine)
+    writer.index("shop", TEA)
+    reader = process(sys.executable, "-c", code, str(tmp_path / "s"))
+    reader.expect("^tea$")
+    writer.index("shop", CUP)
+    reader.expect("^cup tea$")
+    reader.expect("^refused$")
+    assert reader.wait() == 0
     engine.close()

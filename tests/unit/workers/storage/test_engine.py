@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from mesh.client.storage.local import LocalUpload
 from mesh.errors import DataCorrupted, InvalidArgument, StoreBusy, StoreFull, VersionConflict
 from mesh.protocol.storage import PART, part_digest
+from tests import support
 from tests.conformance.storage.driver import Clock, Driver, opened_lmdb
 from workers.storage import files
 from workers.storage.engine import LmdbEngine
@@ -43,30 +45,30 @@ def test_everything_is_there_after_reopening(tmp_path: Path, clock: Clock) -> No
     engine.close()
 
 
-def test_a_reader_sees_commits_and_writes_nothing(tmp_path: Path, clock: Clock) -> None:
-    pid = os.fork()
-    if not pid:  # the writer, which lives on until it is told to end
-        engine = opened_lmdb(tmp_path / "s", clock)
-        store = Driver(engine, clock)
-        store.put("a", 1)
-        store.put_large("o", b"x" * (PART + 1))
-        (tmp_path / "ready").touch()
-        while not (tmp_path / "end").exists():
-            pass
-        os._exit(0)
-    try:
-        while not (tmp_path / "ready").exists():
-            pass
-        engine = LmdbEngine(tmp_path / "s", clock=clock)
-        store = Driver(engine, clock)
-        assert store.get("a") == 1 and store.content("o") == b"x" * (PART + 1)
-        with pytest.raises(StoreBusy):
-            store.put("b", 1)
-        assert engine.tick() is False
-        engine.close()
-    finally:
-        (tmp_path / "end").touch()
-        assert os.waitpid(pid, 0)[1] == 0
+def test_a_reader_sees_commits_and_writes_nothing(
+    tmp_path: Path, clock: Clock, process: support.Start
+) -> None:
+    code = """
+import signal, sys
+from pathlib import Path
+from mesh.protocol.storage import PART
+from tests import support
+from tests.conformance.storage.driver import Clock, Driver, opened_lmdb
+clock = Clock()
+store = Driver(opened_lmdb(Path(sys.argv[1]), clock), clock)
+store.put("a", 1)
+store.put_large("o", b"x" * (PART + 1))
+print("written", flush=True)
+signal.pause()
+"""
+    process(sys.executable, "-c", code, str(tmp_path / "s")).expect("^written$")
+    engine = LmdbEngine(tmp_path / "s", clock=clock)
+    store = Driver(engine, clock)
+    assert store.get("a") == 1 and store.content("o") == b"x" * (PART + 1)
+    with pytest.raises(StoreBusy):
+        store.put("b", 1)
+    assert engine.tick() is False
+    engine.close()
 
 
 def rows_of_the_log(engine: LmdbEngine) -> int:
