@@ -16,7 +16,8 @@ ARGS   :=
 
 # What an installation is made from: a change of one of these makes it anew. The rest of the code
 # is used in place.
-RECIPE := pyproject.toml setup.py $(shell sed -n 's/^    "\(.*\.py\)",$$/\1/p' setup.py) \
+RECIPE := pyproject.toml setup.py mesh/compiled.py \
+	$(patsubst %,%.py,$(subst .,/,$(shell sed -n 's/^    "\(.*\)",$$/\1/p' mesh/compiled.py))) \
 	$(shell find mesh broker workers -name '*.pxd' -o -name '*.pyx')
 
 # The stamp holds the path of the checkout: a .venv that was copied or moved, or whose Python has
@@ -40,7 +41,7 @@ $(STAMP): $(RECIPE)
 		"$$python" -m venv --clear $(VENV); }
 	$(PIP) install --quiet --editable '.[dev]'
 	@echo "$(CURDIR)" > $@
-	@$(PY) -c 'from mesh.transport import pump; print("frame pump:", pump.KIND, pump.why())'
+	@$(PY) -m mesh.cli doctor | sed -n '/ frame pump /,/ connections /p'
 
 run: $(STAMP)
 	$(PY) -m examples $(ARGS)

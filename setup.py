@@ -2,13 +2,14 @@
 
 Without Cython or a working C compiler the package installs all the same: the frame pump has a
 twin in Python, and the other modules here are plain Python files that Cython compiles as they
-stand, with the types in the `.pxd` file beside each. `sage-mesh doctor` tells what is in use, and
-why.
+stand, with the types in the `.pxd` file beside each; `mesh/compiled.py` names them. `sage-mesh
+doctor` tells what is in use, and why.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 
 from setuptools import Extension, setup
 
@@ -17,57 +18,12 @@ TRANSPORT = (
     "mesh/transport/_pump.pyx",
     "mesh/transport/_stream.pyx",
 )
-COMPILED_AS_THEY_STAND = (
-    "mesh/protocol/messages.py",
-    "mesh/protocol/native.py",
-    "mesh/protocol/payload.py",
-    "mesh/resilience/breaker.py",
-    "mesh/resilience/budget.py",
-    "mesh/monitoring/histogram.py",
-    "mesh/ending.py",
-    "mesh/client/calls.py",
-    "mesh/client/timers.py",
-    "mesh/client/links.py",
-    "mesh/client/core.py",
-    "mesh/client/wire.py",
-    "mesh/client/base.py",
-    "mesh/client/aio_driver.py",
-    "mesh/client/awaited.py",
-    "mesh/context.py",
-    "mesh/service/links.py",
-    "mesh/service/requests.py",
-    "mesh/service/session.py",
-    "mesh/service/invoke.py",
-    "mesh/service/lanes.py",
-    "mesh/protocol/checks.py",
-    "mesh/protocol/storage.py",
-    "mesh/protocol/memory.py",
-    "broker/state.py",
-    "broker/queues.py",
-    "broker/router.py",
-    "broker/server.py",
-    "workers/acts.py",
-    "workers/store/checksum.py",
-    "workers/store/tables.py",
-    "workers/store/dedup.py",
-    "workers/memory/operations.py",
-    "workers/memory/records.py",
-    "workers/memory/view.py",
-    "workers/memory/locks.py",
-    "workers/memory/change.py",
-    "workers/memory/running.py",
-    "workers/memory/repeats.py",
-    "workers/memory/outcomes.py",
-    "workers/memory/verbs.py",
-    "workers/memory/backends/lmdbtables.py",
-    "workers/memory/eviction/s3fifo.py",
-    "workers/storage/records.py",
-    "workers/storage/operations.py",
-    "workers/storage/view.py",
-    "workers/storage/change.py",
-    "workers/storage/running.py",
-    "workers/storage/verbs.py",
-)
+
+
+def as_they_stand() -> list[str]:
+    """The Python files that are compiled."""
+    names = runpy.run_path("mesh/compiled.py")["NAMES"]
+    return [name.replace(".", "/") + ".py" for name in names]
 
 
 def extensions() -> list[Extension]:
@@ -78,7 +34,7 @@ def extensions() -> list[Extension]:
         modules: list[Extension] = cythonize(
             [
                 Extension(path.rpartition(".")[0].replace("/", "."), [path])
-                for path in (*TRANSPORT, *COMPILED_AS_THEY_STAND)
+                for path in (*TRANSPORT, *as_they_stand())
             ],
             # Annotations speak of interfaces (a Sequence); the .pxd files say what is what.
             compiler_directives={"language_level": 3, "annotation_typing": False},

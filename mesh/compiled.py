@@ -1,7 +1,7 @@
 """Which modules run compiled, and whether the compiled form is that of the source beside it.
 
-The router and the native codec are plain Python files that an installation compiles where it can
-(setup.py). A compiled module hides its source: whoever edits the source must install again.
+The modules in NAMES are plain Python files that an installation compiles where it can (setup.py).
+A compiled module hides its source: whoever edits the source must install again.
 With `SAGE_PUMP=pure` in the environment everything runs as plain Python; `mesh` imports this module
 first, so that it holds for all that come after.
 """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from mesh import compiled
 from mesh.cli.findings import FAIL, OK, WARN, Finding, show
 from mesh.cli.output import Output
 from mesh.errors import MeshError
@@ -22,6 +23,10 @@ NEEDED = {
     "lmdb": "lmdb",
 }
 FEW_FILES = 4096
+BUILD = (
+    "install a C compiler, then reinstall with `pip install --force-reinstall --no-deps sage-mesh`,"
+    " in a checkout `make clean install`"
+)
 
 
 def mesh_version() -> str:
@@ -48,6 +53,7 @@ def examine(brokers: Sequence[str] | None) -> Iterator[Finding]:
         _python,
         _mesh,
         _pump,
+        _modules,
         _connections,
         _msgpack,
         _files,
@@ -91,12 +97,27 @@ def _pump() -> Finding:
         return Finding("frame pump", OK, "compiled")
     chosen = os.environ.get("SAGE_PUMP") == "pure"
     hint = (
-        "unset SAGE_PUMP to use the compiled one"
-        if chosen
-        else "it works but is slower: install a C compiler, then reinstall with "
-        "`pip install --force-reinstall --no-deps sage-mesh`, in a checkout `make clean install`"
+        "unset SAGE_PUMP to use the compiled one" if chosen else f"it works but is slower: {BUILD}"
     )
     return Finding("frame pump", WARN, f"pure Python: {pump.why()}", hint)
+
+
+def _modules() -> Finding:
+    """The modules that are compiled as they stand: each runs as plain Python, too, but slower."""
+    name, found, stale = "modules", compiled.compiled(), compiled.stale()
+    text = f"{len(found)} of {len(compiled.NAMES)} compiled"
+    if os.environ.get("SAGE_PUMP") == "pure":
+        return Finding(
+            name, WARN, "pure Python: SAGE_PUMP=pure", "unset SAGE_PUMP to use the compiled ones"
+        )
+    if stale:
+        text += f", older than their source: {', '.join(stale)}"
+        return Finding(name, WARN, text, "compile them again: `make install`")
+    if len(found) < len(compiled.NAMES):
+        missing = [module for module in compiled.NAMES if module not in found]
+        shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+        return Finding(name, WARN, f"{text}, not {shown}", f"they work but are slower: {BUILD}")
+    return Finding(name, OK, text)
 
 
 def _connections() -> Finding:

@@ -138,6 +138,7 @@ def test_doctor(mesh: Run, endpoint: str) -> None:
     at = next(i for i, line in enumerate(lines) if "frame pump" in line)
     assert lines[at].startswith("warn")
     assert "unset SAGE_PUMP" in lines[at + 1]
+    assert lines[at + 2].startswith("warn  modules ")
 
 
 def test_bench_with_its_own_broker(mesh: Run) -> None:
