@@ -35,9 +35,9 @@ from mesh.protocol.messages import (
     Body,
     Message,
 )
+from mesh.spin import SPIN, Spin
 
 RECEIVE_BUDGET = 256
-SPIN = 0.0001
 LINGER = 1.0
 # A port that is never read to its end must not hide for longer than this who has left.
 DEAF_TTL = 1.0
@@ -100,7 +100,7 @@ class Server:
     """A broker that listens at `endpoints` until it is told to leave.
 
     Args:
-        spin: seconds to keep trying before blocking, while traffic flows; 0 always blocks.
+        spin: seconds to keep trying before blocking, while that pays off; 0 always blocks.
         insecure: allow endpoints that other machines can reach.
 
     Raises:
@@ -126,7 +126,7 @@ class Server:
                     "connects: bind to 127.0.0.1 or ipc://, or allow it with --insecure"
                 )
         self.router = router
-        self._spin = spin
+        self._spin = Spin(spin)
         self.drain_timeout = drain_timeout
         self._stop_signals = 0
         self._reported = 0
@@ -244,8 +244,9 @@ class Server:
         self._flush(now)
         if not busy:
             self._wait(limit)
-        elif self._spin and len(ports) == 1:
-            found = ports[0].pump.read(RECEIVE_BUDGET, self._spin)
+        elif len(ports) == 1 and (spin := self._spin.due()):
+            found = ports[0].pump.read(RECEIVE_BUDGET, spin)
+            self._spin.tell(bool(found))
             if found:
                 now = monotonic()
                 self._receive(ports[0], found, now)

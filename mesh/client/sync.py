@@ -27,6 +27,7 @@ from mesh.client.streams import NOTHING, Inflow, Outflow
 from mesh.client.sync_driver import Driver
 from mesh.errors import CallError, InvalidArgument, to_wire
 from mesh.protocol.messages import BATCH
+from mesh.spin import SPIN
 
 if TYPE_CHECKING:
     from mesh.client.memory import Memory
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-SPIN = 0.0001
 
 
 class CallOptions(TypedDict, total=False):
@@ -429,7 +428,8 @@ def connect(
 
     Args:
         name: shown to operators.
-        spin: seconds to keep trying before a wait blocks; shortens round trips, 0 saves CPU time.
+        spin: seconds to keep trying before a wait blocks, while that pays off; shortens round
+            trips, 0 saves CPU time.
         settings: limits and policies.
         config: a file that says them instead, and the endpoints if none are given.
         options: how calls are made unless `options()` says otherwise.

@@ -24,10 +24,9 @@ from mesh.client.calls import ENDED, Call, ClientSettings
 from mesh.client.wire import Wire
 from mesh.discovery import names
 from mesh.errors import CallError
+from mesh.spin import Spin
 
 IDLE = 0.001
-# After so many waits in a row that were longer than the spin, only one in so many spins.
-MISSES = 16
 
 
 class Waker:
@@ -58,7 +57,7 @@ class Driver:
     def __init__(self, endpoints: tuple[str, ...], settings: ClientSettings, spin: float) -> None:
         self.endpoints = endpoints
         self.settings = settings
-        self.spin = spin
+        self.spin = Spin(spin)
         self.closed = False
         self.abandoned: deque[Call] = deque()  # by whoever lost interest and cannot say so itself
         self._left_behind: list[Any] = []
@@ -77,7 +76,6 @@ class Driver:
         self._gates: dict[Call, threading.Lock] = {}
         self._leader: Call | None = None
         self._until = 0.0
-        self._misses = 0
         self._poll = select.poll()
         self._polled = -1
         self.stale = False
@@ -233,16 +231,16 @@ class Driver:
             self._gates.pop(call, None)
 
     def _lead(self, call: Call, ready: Callable[[], bool]) -> None:
-        spinning = self.spin > 0.0 and (self._misses < MISSES or call.sequence % MISSES == 0)
+        spin = self.spin.due()
         try:
             while not ready():
-                if spinning and not self._gates:
-                    if self.wire.spin(self.spin):
-                        self._misses = 0
+                if spin and not self._gates:
+                    found = self.wire.spin(spin)
+                    self.spin.tell(found)
+                    if found:
                         self._turn()
                         continue
-                    self._misses += 1
-                spinning = False
+                spin = 0.0
                 if self.wire.changed != self._polled:
                     self._watch()
                 self._leader = call

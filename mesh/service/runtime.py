@@ -34,12 +34,12 @@ from mesh.service.dispatch import Dispatcher
 from mesh.service.invoke import Outbox, apply
 from mesh.service.looped import LoopDrive
 from mesh.service.session import SessionCore
+from mesh.spin import Spin
 from mesh.transport import AnyLink, open_link, parse_endpoint
 
 # Requests are read in portions: the broker and the callers work on the answers to one while this
 # process works on the next.
 LIMIT = 128
-SPIN = 100e-6
 RETRY_SEND = 0.01
 FLUSH_TTL = 1.0
 DRAIN_TTL = 30.0
@@ -109,6 +109,7 @@ class Runtime:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._poll: select.poll | None = None
+        self._spin = Spin()
         self._spun = True
         self._noticed: set[str] = set()
         self._ready = threading.Event()
@@ -318,8 +319,11 @@ class Runtime:
         if self._spun or not self.service.spin or len(channels) != 1 or self._core.in_hand:
             return False
         self._spun = True
+        if not (duration := self._spin.due()):
+            return False
         channel = next(iter(channels.values()))
-        found = channel.pump.read(LIMIT, SPIN)
+        found = channel.pump.read(LIMIT, duration)
+        self._spin.tell(bool(found))
         if not found:
             return False
         now = time.monotonic()

@@ -25,6 +25,7 @@ from mesh.settings.kinds import (
     Switch,
     Url,
 )
+from mesh.spin import SPIN
 
 KB, MB, GB, TB = 1000, 1000**2, 1000**3, 1000**4
 MIB = 1024**2
@@ -229,8 +230,8 @@ class Broker(Section):
     )
     spin: float = key(
         Duration(least=0.0, most=0.1),
-        0.0001,
-        "How long to look for more before sleeping, while traffic flows. 0 saves CPU time and "
+        SPIN,
+        "How long to look for more before sleeping, while that pays off. 0 saves CPU time and "
         "costs latency.",
     )
     heartbeat: float = key(Duration(least=0.1, most=10.0), 0.5, "Between signs of life of workers.")
