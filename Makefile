@@ -11,20 +11,21 @@ SHELL  := /bin/bash
 VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+LIBS   := $(VENV)/.libraries
 STAMP  := $(VENV)/.installed
 ARGS   :=
 
-# What an installation is made from: a change of one of these makes it anew. The rest of the code
-# is used in place.
-RECIPE := pyproject.toml setup.py mesh/compiled.py \
+# What is compiled: a change of one of these has it compiled again, and only it. The rest of the
+# code is used in place.
+SOURCES := setup.py mesh/compiled.py \
 	$(patsubst %,%.py,$(subst .,/,$(shell sed -n 's/^    "\(.*\)",$$/\1/p' mesh/compiled.py))) \
 	$(shell find mesh broker workers -name '*.pxd' -o -name '*.pyx')
 
-# The stamp holds the path of the checkout: a .venv that was copied or moved, or whose Python has
+# The stamps hold the path of the checkout: a .venv that was copied or moved, or whose Python has
 # gone, is none.
-VALID  := $(shell $(PY) -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null)
+VALID  := $(shell $(PY) -c '' 2>/dev/null && cat $(LIBS) 2>/dev/null)
 ifneq ($(VALID),$(CURDIR))
-.PHONY: $(STAMP)
+.PHONY: $(LIBS)
 endif
 
 .DEFAULT_GOAL := help
@@ -35,12 +36,16 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): $(RECIPE)
+$(LIBS): pyproject.toml
 	@test "$(VALID)" = "$(CURDIR)" || { \
 		python=$$(PYTHON='$(PYTHON)' scripts/find-python.sh) && echo "$(VENV) with $$python" && \
 		"$$python" -m venv --clear $(VENV); }
-	$(PIP) install --quiet --editable '.[dev]'
+	SAGE_COMPILE=no $(PIP) install --quiet --editable '.[dev]'
 	@echo "$(CURDIR)" > $@
+
+$(STAMP): $(LIBS) $(SOURCES)
+	$(PY) setup.py --quiet build_ext --inplace
+	@touch $@
 	@$(PY) -m mesh.cli doctor | sed -n '/ frame pump /,/ connections /p'
 
 run: $(STAMP)
