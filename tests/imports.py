@@ -24,6 +24,7 @@ _CLIENT: Final = _PURE | {
     "mesh.ending",
     "mesh.resilience",
     "mesh.settings",
+    "mesh.spin",
     "mesh.transport",
 }
 _SERVICE: Final = _CLIENT | {"mesh.client", "mesh.logs", "mesh.monitoring"}
@@ -39,7 +40,8 @@ UNITS: Final[Mapping[str, frozenset[str] | None]] = {
     "mesh.discovery": _PURE,
     "mesh.security": _PURE,
     "mesh.transport": _PURE,
-    "mesh.settings": _PURE | {"mesh.units"},
+    "mesh.settings": _PURE | {"mesh.spin", "mesh.units"},
+    "mesh.spin": frozenset(),
     "mesh.units": _LOW,
     "mesh.client": _CLIENT,
     "mesh.service": _SERVICE,
