@@ -474,9 +474,12 @@ class Server:
             self.stop()
 
         previous = {number: signal.signal(number, told_to_stop) for number in _STOPPERS}
+        # A signal that comes just before a wait ends it, too: the handlers run after the wait.
+        before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(before)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from time import monotonic, sleep
@@ -22,6 +23,7 @@ EXIT_CONFIG = 78
 # Children end their own drains; only one that does not is killed.
 DRAIN_MARGIN = 10.0
 POLL_EVERY = 0.1
+SIGNAL_CHECK = 0.5
 
 
 def broker(binds: Sequence[str], extra: Sequence[str], output: Output) -> int:
@@ -231,6 +233,7 @@ def relay(
     child = subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
+    assert child.stdout is not None
 
     def forward(number: int, _: FrameType | None) -> None:
         child.send_signal(number)
@@ -238,11 +241,19 @@ def relay(
     # An interrupt from the keyboard reaches the child by itself: both are in the foreground.
     previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
     previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def tell(lines: Iterable[str]) -> None:
+        for line in lines:
+            output.json(event(line.rstrip("\n")))
+
     try:
-        if child.stdout is not None:
-            with child.stdout as lines:
-                for line in lines:
-                    output.json(event(line.rstrip("\n")))
+        # The lines are read in another thread: a signal that comes just before a wait would only
+        # be handed on at its end, so waits are short.
+        with ThreadPoolExecutor(1) as pool, child.stdout:
+            telling = pool.submit(tell, child.stdout)
+            while not wait([telling], SIGNAL_CHECK).done:
+                pass
+            telling.result()
         return child.wait()
     finally:
         for number, handler in previous.items():

@@ -21,12 +21,15 @@ from mesh.errors import ConfigError
 from mesh.monitoring.together import address_in
 from mesh.protocol.endpoints import is_local
 from mesh.settings import Settings, binds, wanted
-from mesh.supervision.core import BROKER, NEVER, WORKER, Supervision
+from mesh.supervision.core import BROKER, WORKER, Supervision
 
 HOPELESS = {BROKER: 2, WORKER: 78}
 """Exit statuses that say that the configuration is wrong."""
 LAST_LINES = 3
 CONTROL_TTL = 10.0
+# A wait is not ended by a signal that came just before it, or to another thread: its handler runs
+# when the wait ends by itself.
+LONGEST_WAIT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +121,9 @@ class Shell:
                 if self.core.ready and not announced:
                     announced = True
                     self._tell({"event": "ready"})
-                due = self.core.next_deadline()
+                due = self.core.next_deadline() - time.monotonic()
                 try:
-                    happened = self._news.get(
-                        timeout=None if due == NEVER else max(0.0, due - time.monotonic())
-                    )
+                    happened = self._news.get(timeout=min(max(0.0, due), LONGEST_WAIT))
                 except Empty:
                     continue
                 happened(time.monotonic())

@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     with service:
         print(f"serving memory at {service.address} ({service.storage_backend})", flush=True)
-        stopping.wait()
+        while not stopping.wait(1.0):  # a signal just before a wait does not end it
+            pass
     return 0
 
 
