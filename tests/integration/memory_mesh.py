@@ -106,6 +106,14 @@ class MemoryMesh:
         self._broker = self._start_broker()
 
 
+def anonymous(pid: int) -> int:
+    """Private memory of a process in octets, without mapped pages of the store."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no RssAnon of {pid}")
+
+
 def kill(pid: int) -> None:
     """kill -9; it may be gone already."""
     with suppress(ProcessLookupError):

@@ -14,7 +14,7 @@ import pytest
 from mesh import connect
 from mesh.errors import StoreFull
 from tests import support
-from tests.integration.memory_mesh import SEED, SOAK, MemoryMesh
+from tests.integration.memory_mesh import SEED, SOAK, MemoryMesh, anonymous
 
 pytestmark = pytest.mark.timeout(600 if SOAK else 120)
 
@@ -22,14 +22,6 @@ CACHE = 16_000_000
 # The middle of the sizes of the values, 100 to 4,000 octets.
 MEAN = 2_050
 BATCH = 100
-
-
-def anonymous(pid: int) -> int:
-    """Private memory of a process in octets, without mapped pages of the store."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"no RssAnon of {pid}")
 
 
 def on_disk(data: Path) -> int:

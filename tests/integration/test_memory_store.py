@@ -14,9 +14,17 @@ from typing import Any
 import msgpack
 import pytest
 
-from mesh.errors import DataCorrupted, InvalidArgument, KeyReused, StoreBusy, StoreFull
+from mesh.errors import (
+    DataCorrupted,
+    InvalidArgument,
+    KeyReused,
+    OutcomeUnknown,
+    StoreBusy,
+    StoreFull,
+)
 from tests import support
 from tests.conformance.memory.driver import Clock
+from tests.integration.memory_mesh import anonymous
 from workers.memory import hits
 from workers.memory.backend import Op
 from workers.memory.backends.durable import LmdbBackend
@@ -370,6 +378,30 @@ def test_a_repeat_in_a_relaxed_namespace(opened: Open, durable_first: bool) -> N
     before = backend.store.counters["commits"]
     one(backend, Op("increment", "fast", {"key": b"n", "by": 1}))
     assert backend.store.counters["commits"] > before
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_what_is_known_of_relaxed_repeats_is_bounded(opened: Open) -> None:
+    backend = opened()
+    one(backend, Op("configure", "fast", {"relaxed": True, "quota": None}))
+    body = b"\xc5\xc3\x50" + bytes(50_000)
+    many = [Op("set", "fast", {"key": b"k%d" % number, "body": body}) for number in range(400)]
+    backend.execute(many)
+    before = anonymous(os.getpid())
+    for number in range(2000):
+        key = {"key": b"k%d" % (number % 400)}
+        touch = Op("touch", "fast", {**key, "expire_at": 0}, (7, number, b"d" * 16))
+        get = Op("get", "fast", {**key, "stale": False}, (8, number, b"d" * 16))
+        more = [put("durable")] if number % 500 == 0 else []
+        assert backend.execute([touch, get, *more])[0].body == body
+    assert backend.execute([touch])[0].body == body
+    assert anonymous(os.getpid()) - before < 50 * MB
+    large = b"\xc6\0\1\0\0" + bytes(65536)
+    one(backend, Op("set", "fast", {"key": b"large", "body": large}))
+    pop = Op("pop", "fast", {"key": b"large"}, (9, 1, b"d" * 16))
+    assert one(backend, pop).body == large
+    with pytest.raises(OutcomeUnknown):
+        one(backend, pop)
 
 
 def test_versions_that_a_crash_took_are_never_given_again(

@@ -5,6 +5,7 @@ from workers.store.tables cimport Change
 
 cdef class Recent:
     cdef dict _known
+    cdef long long _octets
 
     cpdef recall(self, Op op)
     cpdef remember(self, Op op, result)

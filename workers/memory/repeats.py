@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from mesh.errors import KeyReused
+from mesh.errors import KeyReused, OutcomeUnknown
 from workers.memory import outcomes
 from workers.memory.operations import Op
-from workers.store.dedup import Dedup
+from workers.store.dedup import MAX_OUTCOME, Dedup
 from workers.store.tables import Change
 
 RECENT = 16_384
+RECENT_OCTETS = 16 * 1024 * 1024
 
 
 class Recorded:
@@ -43,13 +44,19 @@ class Recorded:
 class Recent:
     """The memory of this process: a crash loses it, as it loses what is relaxed."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_octets")
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], tuple[bytes, Any]] = {}
+        self._known: dict[tuple[int, int], tuple[bytes, bytes | None]] = {}
+        self._octets = 0
 
     def recall(self, op: Op) -> tuple[Any] | None:
-        """The result of an operation that was done."""
+        """The result of an operation that was done.
+
+        Raises:
+            KeyReused: its id was that of another.
+            OutcomeUnknown: it was too large to be kept.
+        """
         assert op.call is not None
         session, sequence, digest = op.call
         known = self._known.get((session, sequence))
@@ -57,12 +64,27 @@ class Recent:
             return None
         if known[0] != digest:
             raise KeyReused(f"request {session:x}-{sequence} was used before, for another call")
-        return (known[1],)
+        if known[1] is None:
+            raise OutcomeUnknown(
+                f"request {session:x}-{sequence} was done; its outcome had more than "
+                f"{MAX_OUTCOME} octets and was not kept",
+                maybe_executed=True,
+            )
+        return (outcomes.unpack(known[1]),)
 
     def remember(self, op: Op, result: Any) -> None:
         """It was done."""
         assert op.call is not None
         session, sequence, digest = op.call
-        self._known[session, sequence] = (digest, result)
-        if len(self._known) > RECENT:
-            del self._known[next(iter(self._known))]
+        packed = outcomes.pack(result)
+        kept = packed if len(packed) <= MAX_OUTCOME else None
+        self._forget((session, sequence))
+        self._known[session, sequence] = (digest, kept)
+        self._octets += len(kept or b"")
+        while len(self._known) > RECENT or self._octets > RECENT_OCTETS:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, call: tuple[int, int]) -> None:
+        known = self._known.pop(call, None)
+        if known is not None:
+            self._octets -= len(known[1] or b"")

@@ -278,7 +278,9 @@ class LmdbBackend:
         """A repetition may come alone, and then be kept from the disk and its records."""
         for op, result in zip(ops, results, strict=True):
             relaxed = any([part.ns in self._relaxed for part in op.parts()])
-            if relaxed and op.call is not None and not isinstance(result, Exception):
+            if not relaxed or op.call is None or op.reads():
+                continue
+            if not isinstance(result, Exception):
                 self._recent.remember(op, result)
 
     def _flush(self) -> Exception | None:
