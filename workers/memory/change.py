@@ -22,7 +22,7 @@ from mesh.errors import (
 from mesh.protocol import payload
 from mesh.protocol.memory import INT_RANGE
 from workers.memory.locks import A_LOCK, AN_ENTRY, Locks
-from workers.memory.records import DAMAGED, Entry, Space, read_entry, read_lock
+from workers.memory.records import DAMAGED, Entry, Space, new_entry, read_entry, read_lock
 from workers.memory.sweeping import SLICE, clear_slice
 from workers.memory.tables import (
     ENTRIES,
@@ -109,7 +109,7 @@ class Change(Locks):
                 return 0
         if keep_ttl and old is not None:
             expire_at, fresh_until = old.expire_at, old.fresh_until
-        entry = Entry(0, expire_at, fresh_until, tags, body)
+        entry = new_entry(0, expire_at, fresh_until, tags, body)
         return self._write(space, slot, entry, before)
 
     def delete(self, ns: str, keys: Sequence[bytes], version: int | None = None) -> int:
@@ -197,21 +197,21 @@ class Change(Locks):
             QuotaExceeded: the namespace has no room for them.
         """
         space = self._space(ns)
-        entries = [
-            (slot_of(space, key), Entry(0, expire_at, fresh_until, tags, body))
-            for key, body in items
-        ]
-        before = [self._entry(slot) for slot, _ in entries]
+        within = slot_of(space, b"")
+        slots = [within + key for key, _ in items]
+        before = [self._entry(slot) for slot in slots]
+        entries = [new_entry(0, expire_at, fresh_until, tags, body) for _, body in items]
         if space.quota:
-            grown = sum(
+            added = [
                 max(0, entry.cost(slot) - (old.cost(slot) if old else 0))
-                for (slot, entry), old in zip(entries, before, strict=True)
-            )
+                for slot, entry, old in zip(slots, entries, before, strict=True)
+            ]
+            grown = sum(added)
             if space.octets + grown > space.quota and grown:
                 raise _over_quota(space)
         return [
-            self._write(space, slot, entry, old)
-            for (slot, entry), old in zip(entries, before, strict=True)
+            self._write(space, slots[index], entries[index], before[index])
+            for index in range(len(slots))
         ]
 
     def batch(
@@ -385,7 +385,7 @@ class Change(Locks):
         totals = self._totals
         totals.version += 1
         entry.version = totals.version
-        if old is None or (old.expire_at, old.tags) != (entry.expire_at, entry.tags):
+        if old is None or old.expire_at != entry.expire_at or old.tags != entry.tags:
             if old is not None:
                 self._unindex(slot, old)
             if entry.expire_at:

@@ -10,8 +10,17 @@ cdef class Entry:
 
     @cython.locals(flags=int, head=bytes)
     cpdef bytes pack(self)
-    @cython.locals(cost=cython.longlong)
+    @cython.locals(cost=cython.longlong, tag=str)
     cpdef long long cost(self, bytes key)
+
+@cython.locals(entry=Entry)
+cpdef Entry new_entry(
+    unsigned long long version,
+    unsigned long long expire_at,
+    unsigned long long fresh_until,
+    tuple tags,
+    bytes body,
+)
 
 cdef class Space:
     cdef public str name

@@ -20,6 +20,9 @@ _LENGTH = struct.Struct(">H")
 _SPACE = struct.Struct(">IBQQQ")
 _LOCK = struct.Struct(">QQ")
 
+# Bound once: looking a method up costs as much as the packing.
+_pack_head, _read_head = _HEAD.pack, _HEAD.unpack_from
+
 _FRESH = 1
 _TAGGED = 2
 
@@ -27,6 +30,7 @@ _TAGGED = 2
 # two thirds full on average, and in the queues of the eviction policy.
 ENTRY_OVERHEAD = 320
 INDEX_OVERHEAD = 48
+_ENTRY_COST = ENTRY_OVERHEAD + _HEAD.size
 
 
 class Entry:
@@ -53,7 +57,7 @@ class Entry:
     def pack(self) -> bytes:
         """The record."""
         flags = (_FRESH if self.fresh_until else 0) | (_TAGGED if self.tags else 0)
-        head = _HEAD.pack(flags, self.version, self.expire_at)
+        head: bytes = _pack_head(flags, self.version, self.expire_at)
         if not flags:
             return head + self.body
         if self.fresh_until:
@@ -65,12 +69,27 @@ class Entry:
 
     def cost(self, key: bytes) -> int:
         """Octets that the entry stands for, in memory and on disk together."""
-        cost = ENTRY_OVERHEAD + len(key) + _HEAD.size + len(self.body)
+        cost = _ENTRY_COST
+        cost += len(key) + len(self.body)
         if self.expire_at:
             cost += INDEX_OVERHEAD + len(key)
-        for tag in self.tags:
-            cost += INDEX_OVERHEAD + len(key) + len(tag)
+        if self.tags:
+            for tag in self.tags:
+                cost += INDEX_OVERHEAD + len(key) + len(tag)
         return cost
+
+
+def new_entry(
+    version: int, expire_at: int, fresh_until: int, tags: tuple[str, ...], body: bytes
+) -> Entry:
+    """`Entry(...)`, for where there are many: compiled, it passes by the call of a class."""
+    entry = Entry.__new__(Entry)
+    entry.version = version
+    entry.expire_at = expire_at
+    entry.fresh_until = fresh_until
+    entry.tags = tags
+    entry.body = body
+    return entry
 
 
 def read_entry(key: bytes, record: bytes) -> Entry:
@@ -80,9 +99,9 @@ def read_entry(key: bytes, record: bytes) -> Entry:
         DataCorrupted: it is none; names the key.
     """
     try:
-        flags, version, expire_at = _HEAD.unpack_from(record)
+        flags, version, expire_at = _read_head(record)
         if not flags:
-            return Entry(version, expire_at, 0, (), record[17:])
+            return new_entry(version, expire_at, 0, (), record[17:])
         at = _HEAD.size
         fresh_until = 0
         tags: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ cdef class Totals:
 
     cpdef bytes pack(self)
 
+@cython.locals(number=bytes)
 cpdef bytes slot_of(Space space, bytes key)
 
 cdef class View:

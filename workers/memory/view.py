@@ -30,6 +30,7 @@ OF_SPACE, OF_PREFIX, OF_TAG = range(3)
 MAX_KNOWN = 1000
 
 _U32 = struct.Struct(">I")
+_pack_number = _U32.pack
 _TOTALS = struct.Struct(">QQQI")
 
 
@@ -74,7 +75,8 @@ class Totals:
 
 def slot_of(space: Space, key: bytes) -> bytes:
     """Where `key` of a namespace lies in the tables."""
-    return _U32.pack(space.number) + key
+    number: bytes = _pack_number(space.number)
+    return number + key
 
 
 def tag_slot(number: int, tag: str) -> bytes:

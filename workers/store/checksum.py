@@ -31,9 +31,11 @@ def unseal(key: bytes, sealed: bytes | memoryview, table: str = "") -> bytes:
         DataCorrupted: it is not what was stored under `key`; the message names both.
     """
     if len(sealed) < _SMALL:
-        sealed = bytes(sealed)  # slices of bytes are cheaper than those of a memoryview
-    value = bytes(sealed[OVERHEAD:])
-    if sealed[:OVERHEAD] != xxh3_64_digest(value, xxh3_64_intdigest(key)):
+        copy = bytes(sealed)  # slices of bytes are cheaper than those of a memoryview
+        value, stored = copy[8:], copy[:8]
+    else:
+        value, stored = bytes(sealed[OVERHEAD:]), bytes(sealed[:OVERHEAD])
+    if stored != xxh3_64_digest(value, xxh3_64_intdigest(key)):
         raise DataCorrupted(
             f"the value of key {printable(key)} in table {table!r} fails its checksum;"
             " restore it from a backup, or delete the key",

@@ -59,8 +59,10 @@ class S3Fifo:
         for queue in (self.small, self.main):
             entry = queue.get(key)
             if entry is not None:
-                self._resize(queue, size - (entry >> _SIZE_SHIFT))
-                queue[key] = size << _SIZE_SHIFT | min(MAX_FREQUENCY, (entry & _FREQUENCY) + 1)
+                again = size << _SIZE_SHIFT | min(MAX_FREQUENCY, (entry & _FREQUENCY) + 1)
+                if again != entry:  # what is hot and of one size stays as it is
+                    self._resize(queue, size - (entry >> _SIZE_SHIFT))
+                    queue[key] = again
                 return
         number = hash(key)
         if number in self.ghosts or number in self.old_ghosts:
