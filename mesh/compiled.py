@@ -53,6 +53,7 @@ NAMES = (
     "workers.memory.records",
     "workers.memory.view",
     "workers.memory.locks",
+    "workers.memory.cache",
     "workers.memory.change",
     "workers.memory.running",
     "workers.memory.repeats",

@@ -6,7 +6,6 @@ from workers.memory.view cimport Totals, slot_of
 
 cdef class Change(Locks):
     cdef public list effects
-    cdef object _verbs
 
     @cython.locals(space=Space, within=bytes, slots=list, entries=list, before=list, index=Py_ssize_t)
     cpdef list set_many(

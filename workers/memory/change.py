@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mesh.errors import (
@@ -59,10 +59,6 @@ class Change(Locks):
     def __init__(self, tables: Tables, now: int) -> None:
         super().__init__(tables, now)
         self.effects: list[tuple[bytes, int, int]] = []
-        self._verbs: Mapping[str, Callable[..., Any]] = {
-            verb: getattr(self, verb)
-            for verb in ("get", "set", "delete", "expire", "increment", "exists")
-        }
 
     # ---------------------------------------------------------------- entries
 
@@ -236,7 +232,7 @@ class Change(Locks):
         base, undo = self.tables, self._undo(ns)
         self.tables = tried = OverlayTables(base)
         try:
-            results = [self._verbs[verb](ns, **arguments) for verb, arguments in steps]
+            results = [getattr(self, verb)(ns, **arguments) for verb, arguments in steps]
         except BaseException:
             undo()
             raise

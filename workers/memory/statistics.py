@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from workers.memory.backend import Op
@@ -12,6 +13,7 @@ from workers.memory.change import DELETED, EVICTED, EXPIRED, SET
 from workers.memory.locks import Event
 from workers.memory.running import Counts
 
+_SPACE_AND_KIND = itemgetter(0, 2)
 _FIGURES = ("hits", "misses", "written", "deleted", "expired", "evicted")
 _BY_EVENT = {SET: "written", DELETED: "deleted", EXPIRED: "expired", EVICTED: "evicted"}
 
@@ -24,10 +26,10 @@ class Statistics:
 
     def add_events(self, events: Iterable[Event]) -> None:
         """Entries were written or went."""
-        for ns, _, kind, _ in events:
+        for (ns, kind), count in Counter(map(_SPACE_AND_KIND, events)).items():
             figure = _BY_EVENT.get(kind)
             if figure is not None:
-                self._spaces[ns][figure] += 1
+                self._spaces[ns][figure] += count
 
     def add_counts(self, counts: Mapping[str, Counts]) -> None:
         """Entries were asked for."""
