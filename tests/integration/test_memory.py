@@ -14,6 +14,7 @@ import pytest
 
 from mesh import connect, connect_async
 from mesh.errors import InvalidArgument, VersionConflict
+from mesh.service.process import EXIT_CONFIG
 from tests import support
 
 SOAK = bool(os.environ.get("SAGE_SOAK"))
@@ -169,6 +170,48 @@ def test_a_second_store_is_refused_while_the_first_serves(
         first.send_signal(signal.SIGTERM)
         second.expect(r"^serving memory pid=\d+$", timeout=20)
         assert m.options(idempotent=True).call("memory.get", "k") is None
+
+
+def test_two_services_over_one_directory_take_turns(
+    process: support.Start, broker: str, tmp_path: Path
+) -> None:
+    data = tmp_path / "m"
+    first, (one,) = start_memory(process, broker, "--data", str(data), processes=1)
+    _, (other,) = start_memory(process, broker, "--data", str(data), processes=1)
+    with connect(broker) as m:
+        assert m.call("memory.increment", "n") == 1
+        assert writer_of(data) == one
+        first.send_signal(signal.SIGTERM)
+        assert m.call("memory.increment", "n") == 2
+        assert first.wait() == 0
+        assert m.call("memory.increment", "n") == 3
+        assert writer_of(data) == other
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a namespace of its own")
+def test_a_second_container_on_one_volume_waits_for_its_turn_outside(
+    process: support.Start, broker: str, tmp_path: Path
+) -> None:
+    """It is refused and ends; started again when the first one is gone, it has what was kept."""
+    container = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if process(*container, "true").wait():
+        pytest.skip("namespaces cannot be made here")
+    words = (
+        sys.executable, "-m", "workers", "memory", "--broker", broker,
+        "--data", str(tmp_path / "m"), "--processes", "1",
+    )  # fmt: skip
+    first = process(*words)
+    first.expect(r"^serving memory pid=\d+$", timeout=20)
+    with connect(broker) as m:
+        m.call("memory.set", "k", "of the first")
+        second = process(*container, *words)
+        second.expect("in use by another container or machine", timeout=20)
+        assert second.wait() == EXIT_CONFIG
+        m.call("memory.set", "k", "of the first, still")
+        first.send_signal(signal.SIGTERM)
+        assert first.wait() == 0
+        process(*container, *words).expect(r"^serving memory pid=\d+$", timeout=20)
+        assert m.call("memory.get", "k") == "of the first, still"
 
 
 def test_the_writer_lane_is_claimed_with_the_epoch_of_the_store(
