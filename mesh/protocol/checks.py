@@ -45,7 +45,10 @@ def check_keys(keys: Any) -> list[bytes]:
     if not isinstance(keys, list | tuple):
         raise InvalidArgument(f"keys={shown(keys)} is not a list of keys")
     _check_many(len(keys))
-    return [check_key(key, f"keys[{index}]") for index, key in enumerate(keys)]
+    try:
+        return [check_key(key) for key in keys]
+    except InvalidArgument:  # once more, to say which: names cost as much as the checks
+        return [check_key(key, f"keys[{index}]") for index, key in enumerate(keys)]
 
 
 def check_items(items: Any) -> dict[str, Any]:

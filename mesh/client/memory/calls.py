@@ -238,10 +238,18 @@ def set_many(
     tags: Iterable[str] = (),
 ) -> Request[dict[str, int]]:
     """Write up to 1,000 keys together, all or none; their versions, by key."""
-    packed = {_key(key): _pack(value, f"items[{key!r}]") for key, value in items.items()}
-    limits.check_items(packed)
+    packed = _packed_items(limits.check_items(dict(items) if isinstance(items, Mapping) else items))
     kwargs = _named(ns, tags=tag_list(tags), packed=True)
     return Request("set_many", (packed,), kwargs | lifetime(ttl, expire_at, stale), _same)
+
+
+def _packed_items(items: dict[str, Any]) -> dict[str, bytes]:
+    for key in items:
+        limits.check_key(key)
+    try:
+        return {key: limits.check_body(payload.encode(value)) for key, value in items.items()}
+    except InvalidArgument:  # once more, to say which: names cost as much as values
+        return {key: _pack(value, f"items[{key!r}]") for key, value in items.items()}
 
 
 def compare_and_set(
