@@ -123,6 +123,9 @@ def test_steps() -> None:
         (lambda m: m.get_or_set("k", dict, ttl=0), "ttl=0"),
         (lambda m: next(m.watch("k" * 481)), "481 octets"),
         (lambda m: m.batch().set("k", 1, ttl=-1), "ttl=-1"),
+        (lambda m: m.set_many([("k", 1)]), "is not a mapping of keys to values"),
+        (lambda m: m.set_many({"": 1}), "key is empty"),
+        (lambda m: m.set_many({"a": 1, "b": object()}), r"items\['b'\] cannot be sent"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
