@@ -102,7 +102,9 @@ class Schema:
         found = self.fields.get(name)
         if found is None:
             known = ", ".join(self.fields) or "none yet"
-            raise InvalidArgument(f"the collection has no field {name!r}; its fields are: {known}")
+            raise InvalidArgument(
+                f"the collection has no field {shown(name)}; its fields are: {known}"
+            )
         return found
 
     def packed(self) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def parse(given: Any, dynamic: bool = True) -> Schema:
     """
     if not isinstance(given, Mapping):
         raise InvalidArgument(
-            f"schema={given!r:.80} is not a mapping of names to kinds, as in {{'title': 'text'}}"
+            f"schema={shown(given)} is not a mapping of names to kinds, as in {{'title': 'text'}}"
         )
     return Schema({}, dynamic).extended(
         {name: parse_field(name, one) for name, one in given.items()}
@@ -186,12 +188,12 @@ def parse_field(name: Any, given: Any) -> Field:
     kind = options.pop("kind", None)
     _name(name)
     if kind not in KINDS:
-        raise InvalidArgument(f"field {name!r}: kind={kind!r:.40} is none of {', '.join(KINDS)}")
+        raise InvalidArgument(f"field {name!r}: kind={shown(kind)} is none of {', '.join(KINDS)}")
     known = _OPTIONS.get(kind, ())
     for option in options:
         if option not in known:
             takes = f"takes {', '.join(known)}" if known else "takes no options"
-            raise InvalidArgument(f"field {name!r}: unknown option {option!r:.40}; {kind} {takes}")
+            raise InvalidArgument(f"field {name!r}: unknown option {shown(option)}; {kind} {takes}")
     if kind == VECTOR and "dimension" not in options:
         raise InvalidArgument(f"field {name!r}: a vector needs its dimension, as in dimension=384")
     _check_options(name, options)
@@ -228,7 +230,7 @@ def as_date(value: Any) -> datetime | None:
 def _name(name: Any) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in RESERVED:
         raise InvalidArgument(
-            f"{name!r:.80} cannot name a field: a letter, then up to 63 letters, digits, _ or -, "
+            f"{shown(name)} cannot name a field: a letter, then up to 63 letters, digits, _ or -, "
             f"and not {RESERVED[0]!r}"
         )
     return name
@@ -240,11 +242,11 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     whole = isinstance(dimension, int) and not isinstance(dimension, bool)
     if not whole or not 1 <= dimension <= MAX_DIMENSION:
         raise InvalidArgument(
-            f"field {name!r}: dimension={dimension!r:.40} is not 1 to {MAX_DIMENSION}"
+            f"field {name!r}: dimension={shown(dimension)} is not 1 to {MAX_DIMENSION}"
         )
     if isinstance(boost, bool) or not isinstance(boost, int | float) or not 0 < boost <= 1000:
         raise InvalidArgument(
-            f"field {name!r}: boost={boost!r:.40} is not a number above 0, to 1000"
+            f"field {name!r}: boost={shown(boost)} is not a number above 0, to 1000"
         )
     choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("metric", METRICS), ("analyzer", ANALYZERS), ("exact", (False, True)),
@@ -253,7 +255,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         given = options.get(option, allowed[0])
         if given not in allowed or type(given) is not type(allowed[0]):
             raise InvalidArgument(
-                f"field {name!r}: {option}={given!r:.40} is none of {', '.join(map(str, allowed))}"
+                f"field {name!r}: {option}={shown(given)} is none of {', '.join(map(str, allowed))}"
             )
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 import tantivy
 
 from mesh.errors import InvalidArgument
+from mesh.protocol.checks import shown as told
 from workers.search.schema import (
     BOOLEAN,
     DATE,
@@ -40,6 +41,8 @@ ROW: Final = "_row"
 HAS: Final = "_has"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 WHOLE: Final = (KEYWORD, TAGS, TEXT)
 """Kinds whose whole values are texts."""
 
@@ -190,8 +193,8 @@ def microseconds(at: datetime) -> int:
 
 
 def date_of(number: float) -> datetime:
-    """The time of so many microseconds since 1970."""
-    return _EPOCH + timedelta(microseconds=int(number))
+    """The time of so many microseconds since 1970; a float may have been rounded beyond the last."""
+    return _EPOCH + timedelta(microseconds=min(max(int(number), _FIRST), _LAST))
 
 
 _ADDERS: Final[dict[str, Callable[[Field], Adder]]] = {
@@ -210,7 +213,7 @@ def kept(field: Field, value: Any) -> Any:
     """A value as its column has it. Raises InvalidArgument."""
     if field.kind in WHOLE:
         if not isinstance(value, str):
-            raise InvalidArgument(f"field {field.name!r}: {value!r:.60} is not text")
+            raise InvalidArgument(f"field {field.name!r}: {told(value)} is not text")
         return value
     found = checked_value(field, value)
     if field.kind == DATE:

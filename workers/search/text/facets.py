@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from sys import float_info
 from typing import Any, Final
 
 from mesh.errors import InvalidArgument
+from mesh.protocol.checks import shown as told
 from workers.search.schema import DATE, FLOAT, INTEGER, Field, Schema
 from workers.search.text.columns import date_of, kept, microseconds, shown, whole_of
 
@@ -31,6 +33,8 @@ TERMS, RANGES, HISTOGRAM, DATES, STATS = "terms", "ranges", "histogram", "dates"
 CALENDAR: Final = ("day", "week", "month", "quarter", "year")
 MAX_SIZE: Final = 1000
 MAX_BUCKETS: Final = 10_000
+LONGEST: Final = 10**12
+"""Seconds of an interval of dates: more than there are between the first and the last."""
 _OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     TERMS: ("size",),
     RANGES: ("ranges",),
@@ -74,13 +78,13 @@ class FacetSpec:
         kind, field = options.pop("kind", TERMS), schema.field(options.pop("field", ""))
         if kind not in _OPTIONS:
             raise InvalidArgument(
-                f"facet {name!r}: kind={kind!r:.40} is none of {', '.join(_OPTIONS)}"
+                f"facet {name!r}: kind={told(kind)} is none of {', '.join(_OPTIONS)}"
             )
         for option in options:
             if option not in _OPTIONS[kind]:
                 takes = ", ".join(_OPTIONS[kind]) or "no options"
                 raise InvalidArgument(
-                    f"facet {name!r}: unknown option {option!r:.40}; {kind} takes {takes}"
+                    f"facet {name!r}: unknown option {told(option)}; {kind} takes {takes}"
                 )
         whole_of(field)
         kinds = _KINDS.get(kind)
@@ -138,7 +142,9 @@ def _ask(name: str, spec: FacetSpec, span: tuple[Any, Any] | None) -> dict[str, 
         begins = list(_begins(date_of(low), date_of(high), spec.calendar))
         many = len(begins)
     else:
-        many = math.floor((high - low) / spec.interval) + 1
+        # Each by itself: what lies between them may be more than a float can say.
+        span_steps = high / spec.interval - low / spec.interval
+        many = math.floor(span_steps) + 1 if span_steps < MAX_BUCKETS else MAX_BUCKETS + 1
     if many > MAX_BUCKETS:
         raise InvalidArgument(
             f"facet {name!r}: more than {MAX_BUCKETS:,} buckets between {shown(spec.field, low)} "
@@ -187,9 +193,10 @@ def _ranges(spec: FacetSpec, found: Any) -> dict[str, Any]:
 def _counts(edges: Sequence[Any], found: Any) -> list[int]:
     """How many lie before the first edge, between each two, and from the last one on."""
     counts = [0] * (len(edges) + 1)
+    floats = [float(edge) for edge in edges]  # tantivy tells of them so
     for one in found["buckets"]:
         low = one.get("from")
-        counts[0 if low is None else bisect_left(edges, low) + 1] += one["doc_count"]
+        counts[0 if low is None else bisect_left(floats, low) + 1] += one["doc_count"]
     return counts
 
 
@@ -241,7 +248,7 @@ def _begins(low: datetime, high: datetime, calendar: str) -> Iterator[datetime]:
 def _read_terms(name: str, field: Field, options: Mapping[str, Any]) -> dict[str, Any]:
     size = options.get("size", 10)
     if isinstance(size, bool) or size not in range(1, MAX_SIZE + 1):
-        raise InvalidArgument(f"facet {name!r}: size={size!r:.40} is not 1 to {MAX_SIZE:,}")
+        raise InvalidArgument(f"facet {name!r}: size={told(size)} is not 1 to {MAX_SIZE:,}")
     return {"size": size}
 
 
@@ -252,7 +259,7 @@ def _read_ranges(name: str, field: Field, options: Mapping[str, Any]) -> dict[st
     )
     if not given or not pairs or len(given) > MAX_SIZE:
         raise InvalidArgument(
-            f"facet {name!r}: ranges={given!r:.60} is not a list of up to {MAX_SIZE:,} pairs "
+            f"facet {name!r}: ranges={told(given)} is not a list of up to {MAX_SIZE:,} pairs "
             "[from, to], as in [[None, 10], [10, None]]"
         )
     kind = Field(field.name, FLOAT) if field.kind == INTEGER else field
@@ -265,8 +272,9 @@ def _read_ranges(name: str, field: Field, options: Mapping[str, Any]) -> dict[st
 
 
 def _edge(field: Field, value: Any) -> Any:
-    """Whole numbers are shown as such."""
-    return int(value) if field.kind == INTEGER and value == int(value) else value
+    """Whole numbers are shown as such, as far as there are any of 64 bits."""
+    whole = field.kind == INTEGER and abs(value) < 2**63 and value == int(value)
+    return int(value) if whole else value
 
 
 def _shown_edge(field: Field, value: Any) -> Any:
@@ -286,18 +294,20 @@ def _read_dates(name: str, field: Field, options: Mapping[str, Any]) -> dict[str
     interval = options.get("interval", "month")
     if interval in CALENDAR:
         return {"calendar": interval}
-    if isinstance(interval, str) or (seconds := _number(name, "interval", interval)) < 1:
+    if isinstance(interval, str) or not (
+        1 <= (seconds := _number(name, "interval", interval)) <= LONGEST
+    ):
         raise InvalidArgument(
-            f"facet {name!r}: interval={interval!r:.40} is none of {', '.join(CALENDAR)}, "
-            "nor a number of seconds, at least 1"
+            f"facet {name!r}: interval={told(interval)} is none of {', '.join(CALENDAR)}, "
+            f"nor a number of seconds, 1 to {LONGEST:,}"
         )
     return {"interval": seconds * _SECOND}
 
 
 def _number(name: str, option: str, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise InvalidArgument(f"facet {name!r}: {option}={value!r:.40} is not a number")
+    if not number or not abs(value) <= float_info.max:
+        raise InvalidArgument(f"facet {name!r}: {option}={told(value)} is not a number")
     return float(value)
 
 

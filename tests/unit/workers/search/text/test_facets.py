@@ -139,3 +139,56 @@ def test_too_many_buckets(reader: TextReader) -> None:
         facet(reader, kind="dates", field="at", interval=1)
     with pytest.raises(InvalidArgument, match="longer interval"):
         facet(reader, kind="histogram", field="size", interval=1e-6)
+
+
+EXTREME: list[dict[str, Any]] = [
+    {"size": 2**63 - 1, "price": 1.7e308, "at": "9999-12-31T23:59:59.999999"},
+    {"size": -(2**63), "price": -1.7e308, "at": "0001-01-01"},
+    {"size": 3, "price": 3.0, "at": "2024-01-01"},
+]
+
+
+@pytest.fixture(scope="module")
+def extreme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextReader]:
+    path = tmp_path_factory.mktemp("search") / "text"
+    writer = TextWriter(path, SCHEMA)
+    writer.apply([], [(row, SCHEMA.checked(one)) for row, one in enumerate(EXTREME)])
+    writer.commit()
+    writer.close()
+    reader = TextReader(path, SCHEMA)
+    yield reader
+    reader.close()
+
+
+def test_values_at_the_ends_of_their_kinds(extreme: TextReader) -> None:
+    """Neither crashes in the depth nor an index that is taken for damaged."""
+    stats = facet(extreme, kind="stats", field="at")
+    assert stats["count"] == 3 and stats["max"].year == 9999 and stats["min"].year == 1
+    assert len(facet(extreme, kind="dates", field="at", interval="year")["buckets"]) == 3
+    assert len(facet(extreme, kind="dates", field="at", interval=10**12)["buckets"]) == 2
+    found = facet(extreme, kind="histogram", field="price", interval=1e308)
+    assert sum(count for _, count in found["buckets"]) == 3
+    ends = [["0001-01-01", "9999-12-31T23:59:59.999999"]]
+    assert facet(extreme, kind="ranges", field="at", ranges=ends)["ranges"][0][2] >= 2
+    found = facet(
+        extreme, kind="ranges", field="size",
+        ranges=[[1e300, None], [None, -1e300], [2**70, 2**71], [None, 3], [3, None]],
+    )  # fmt: skip
+    assert [count for _, _, count in found["ranges"]] == [0, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"kind": "histogram", "field": "price", "interval": 1e-320},
+        {"kind": "histogram", "field": "size", "interval": 1e-300},
+        {"kind": "histogram", "field": "price", "interval": 1.0},
+        {"kind": "histogram", "field": "price", "interval": 10**5000},
+        {"kind": "dates", "field": "at", "interval": 1e308},
+        {"kind": "dates", "field": "at", "interval": 1},
+        {"kind": "terms", "field": "kind", "size": 10**5000},
+    ],
+)
+def test_intervals_and_numbers_that_cannot_be(extreme: TextReader, given: Any) -> None:
+    with pytest.raises(InvalidArgument, match="interval|buckets|size"):
+        facet(extreme, **given)
