@@ -140,7 +140,7 @@ def _begin(query: Query) -> int:
     if not query.cursor:
         return query.offset
     found = _read(query.cursor)
-    if len(found) != 1 or not isinstance(found[0], int):
+    if len(found) != 1 or not isinstance(found[0], int) or found[0] not in range(2**31):
         raise _foreign()
     return found[0]
 

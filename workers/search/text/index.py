@@ -183,6 +183,7 @@ class TextReader:
         query = self._query(node)
         keys, fields = self._keys(sort)
         searcher = self._searcher
+        limit = min(limit, max(1, searcher.num_docs))  # tantivy makes room for all of them
         place = None
         if after is not None:
             place = _place(after, fields if sort else None, searcher.num_docs)
