@@ -193,7 +193,7 @@ def microseconds(at: datetime) -> int:
 
 
 def date_of(number: float) -> datetime:
-    """The time of so many microseconds since 1970; a float may have been rounded beyond the last."""
+    """The time of so many microseconds since 1970; floats are rounded, maybe beyond the last."""
     return _EPOCH + timedelta(microseconds=min(max(int(number), _FIRST), _LAST))
 
 

@@ -168,7 +168,16 @@ def _cut(column: str, edges: Sequence[Any]) -> dict[str, Any]:
 
 
 def _edges(spec: FacetSpec) -> list[Any]:
-    return sorted({edge for one in spec.ranges for edge in one if edge is not None})
+    edges = {edge for one in spec.ranges for edge in one if edge is not None}
+    if spec.field.kind == INTEGER:  # tantivy takes those beyond 64 bits for the last ones within
+        edges = {edge for edge in edges if abs(edge) < 2**63}
+    return sorted(edges)
+
+
+def _piece(edges: Sequence[Any], edge: Any) -> int:
+    """The piece that begins at `edge`; one that is not among `edges` is beyond all values."""
+    at = bisect_left(edges, edge)
+    return at + 1 if edge > 0 or edge in edges[at : at + 1] else at
 
 
 def _terms(spec: FacetSpec, found: Any) -> dict[str, Any]:
@@ -183,8 +192,8 @@ def _ranges(spec: FacetSpec, found: Any) -> dict[str, Any]:
     pieces = _counts(edges, found)
     ranges = []
     for low, high in spec.ranges:
-        begin = 0 if low is None else bisect_left(edges, low) + 1
-        end = len(pieces) if high is None else bisect_left(edges, high) + 1
+        begin = 0 if low is None else _piece(edges, low)
+        end = len(pieces) if high is None else _piece(edges, high)
         ends = [one if one is None else _shown_edge(spec.field, one) for one in (low, high)]
         ranges.append([*ends, sum(pieces[begin:end])])
     return {"ranges": ranges}

@@ -190,5 +190,5 @@ def test_values_at_the_ends_of_their_kinds(extreme: TextReader) -> None:
     ],
 )
 def test_intervals_and_numbers_that_cannot_be(extreme: TextReader, given: Any) -> None:
-    with pytest.raises(InvalidArgument, match="interval|buckets|size"):
+    with pytest.raises(InvalidArgument, match=r"interval|buckets|size"):
         facet(extreme, **given)
