@@ -48,7 +48,7 @@ class Books:
         s, rng = client.mesh.search, client.rng
         client.turns += 1
         turn = client.turns
-        mine = [name for name in self.known if name.startswith(f"{client.number}-")]
+        mine = [name for name in list(self.known) if name.startswith(f"{client.number}-")]
         kind = rng.choice(("index", "index", "index", "again", "update", "delete"))
         if kind == "index" or len(mine) < 10:
             kind = "index"
