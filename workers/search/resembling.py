@@ -10,6 +10,7 @@ import numpy as np
 from mesh.errors import InvalidArgument
 from mesh.protocol import payload
 from workers.search.asked import Query, Similar, vector_field
+from workers.search.query.clauses import MAX_LIKE
 from workers.search.query.nodes import Like, Node
 from workers.search.records import Collection, Document
 from workers.search.schema import TEXT, Schema
@@ -73,7 +74,18 @@ def _texts(schema: Schema, given: Similar, documents: Sequence[Document]) -> lis
             value = values.get(name)
             if value is not None:
                 texts += [(name, part) for part in ([value] if isinstance(value, str) else value)]
-    return texts
+    return _bounded(texts)
+
+
+def _bounded(texts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """As much of them as is looked at."""
+    found: list[tuple[str, str]] = []
+    left = MAX_LIKE
+    for name, text in texts:
+        if left > 0:
+            found.append((name, text[:left]))
+            left -= len(text)
+    return found
 
 
 def _mean(name: str, documents: Sequence[Document], against: Sequence[Document]) -> bytes | None:

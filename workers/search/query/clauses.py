@@ -32,6 +32,8 @@ from workers.search.schema import (
 MAX_DEPTH: Final = 32
 MAX_CLAUSES: Final = 1024
 """Parts of a query, each word of a text of query strings counted."""
+MAX_LIKE: Final = 20_000
+"""Characters of texts to be resembled that are looked at."""
 MAX_SLOP: Final = 100
 MAX_BOOST: Final = 1000.0
 MAX_VALUES: Final = 10_000

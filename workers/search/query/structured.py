@@ -30,9 +30,11 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from mesh.errors import InvalidArgument
 from mesh.protocol.checks import shown
+from mesh.protocol.search import MAX_DOCUMENT
 from workers.search.query.clauses import (
     MAX_CLAUSES,
     MAX_DEPTH,
+    MAX_LIKE,
     MAX_SLOP,
     Target,
     Targets,
@@ -57,7 +59,7 @@ from workers.search.query.nodes import (
     Phrase,
     Prefix,
 )
-from workers.search.query.parse import parse
+from workers.search.query.parse import MAX_LENGTH, parse
 from workers.search.schema import TEXT, Field, Schema
 
 T = TypeVar("T")
@@ -105,9 +107,7 @@ class _Reader:
         self.clauses = self.depth = 0
 
     def node(self, given: Any, path: str) -> Node:
-        self.clauses += len(given.split()) if isinstance(given, str) else 1
-        if self.clauses > MAX_CLAUSES:
-            _fail(path, f"more than {MAX_CLAUSES:,} clauses; ask for less")
+        self.count(len(given.split()) if isinstance(given, str) else 1, path)
         if isinstance(given, str):
             return self.string(given, path, self.fields, self.every)
         if not isinstance(given, Mapping):
@@ -215,8 +215,8 @@ class _Reader:
         for name, text in given.items():
             if self.field(name, path).kind != TEXT:
                 _fail(path, f"{name!r} is no text field")
-            self.text(text, f"{path}.{name}")
-        return Like(tuple(given.items()))
+            self.text(text, f"{path}.{name}", MAX_DOCUMENT)
+        return Like(tuple((name, text[:MAX_LIKE]) for name, text in given.items()))
 
     def term(self, given: Any, path: str) -> Node:
         field, value, options = self.valued(given, path, "value")
@@ -361,10 +361,19 @@ class _Reader:
             return node
         return boosted(node, _at(path, lambda: check_boost(options["boost"])))
 
-    def text(self, text: Any, path: str) -> str:
+    def text(self, text: Any, path: str, most: int = MAX_LENGTH) -> str:
         if not isinstance(text, str) or not text.strip():
             _fail(path, f"{shown(text)} is no text to look for")
+        if len(text) > most:
+            _fail(path, f"{len(text):,} characters, the limit is {most:,}; `like` takes more")
+        if most == MAX_LENGTH:
+            self.count(len(text.split()) - 1, path)
         return text
+
+    def count(self, clauses: int, path: str) -> None:
+        self.clauses += clauses
+        if self.clauses > MAX_CLAUSES:
+            _fail(path, f"more than {MAX_CLAUSES:,} words and clauses; ask for less")
 
 
 def _only(given: Any, path: str, form: str) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import tantivy
 
 from mesh.errors import InvalidArgument
+from workers.search.query.clauses import MAX_LIKE
 from workers.search.query.nodes import (
     All,
     Bool,
@@ -23,7 +24,7 @@ from workers.search.query.nodes import (
     Range,
     Terms,
 )
-from workers.search.schema import TEXT, Field, Schema
+from workers.search.schema import EXACT, TEXT, Field, Schema
 from workers.search.text import analysis, likeness, ranges
 from workers.search.text.analysis import Token, runs
 from workers.search.text.columns import HAS, WHOLE, kept, pairs_of, spoken, whole_of, words_of
@@ -33,8 +34,9 @@ MUST_NOT: Final = tantivy.Occur.MustNot
 SHOULD: Final = tantivy.Occur.Should
 Q: Final = tantivy.Query
 MAX_SLOP: Final = 100
-MAX_LIKE: Final = 20_000
-"""Characters of the texts to be resembled that are looked at."""
+MAX_SPELT: Final = 8192
+"""Characters, over all fields, of words that others are to be spelt or begin like: each letter takes
+up to 17 KB while the query runs."""
 
 Part = tuple[Any, Any]
 Words = Match | Phrase | Prefix | Fuzzy
@@ -57,6 +59,7 @@ class Compiler:
         self._native = native
         self._frequency = frequency
         self._documents = documents
+        self._spelt = 0
 
     def query(self, node: Node) -> Any:
         """The query of tantivy.
@@ -198,6 +201,14 @@ class Compiler:
             raise InvalidArgument(
                 f"field {field.name!r} is a {field.kind}; only texts begin with something or are "
                 "spelt wrong: ask for a value or a range"
+            )
+        if len(text) > EXACT + distance:  # no word and no value is that long
+            return Q.empty_query()
+        self._spelt += len(text)
+        if self._spelt > MAX_SPELT:
+            raise InvalidArgument(
+                f"beginnings and misspellings of more than {MAX_SPELT:,} characters, over all "
+                "fields that are searched: ask for less, or name fields"
             )
         return Q.fuzzy_term_query(self._native, column, text, distance, True, begins)
 
