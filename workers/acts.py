@@ -76,6 +76,8 @@ def _plan(method: Any, args: list[Any], kwargs: dict[str, Any]) -> Act[OpT] | Ca
         return error
     except TypeError as error:
         return InvalidArgument(method.refuses(args, kwargs) or str(error))
+    except ArithmeticError:  # of Decimal, for one that says so if it is only looked at
+        return InvalidArgument("an argument is a number that cannot be compared, such as sNaN")
 
 
 def misfit(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

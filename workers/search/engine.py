@@ -124,6 +124,8 @@ class SearchEngine:
             return error
         except lmdb.Error as error:
             return DataCorrupted(f"the store is damaged ({error}); restore a backup")
+        except Exception as error:  # is that of this call, not of those that came with it
+            return error
 
     def _moment(self) -> Moment:
         return Moment(self._store.view(), self._tables, self._definitions)
