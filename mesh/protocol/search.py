@@ -202,7 +202,8 @@ def check_offset(offset: Any) -> int:
     """How many hits are passed over. Raises InvalidArgument."""
     if isinstance(offset, int) and not isinstance(offset, bool) and offset > MAX_OFFSET:
         raise InvalidArgument(
-            f"offset={shown(offset)} is above {MAX_OFFSET:,}: go on from the cursor of a page instead"
+            f"offset={shown(offset)} is above {MAX_OFFSET:,}: go on from the cursor of a page "
+            "instead"
         )
     return check_whole("offset", offset, 0, MAX_OFFSET)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import lmdb
-import msgpack
 
 from mesh.errors import CallError, DataCorrupted, MeshError
 from workers.search.change import SLICE, Change, Fresh
@@ -25,6 +24,7 @@ from workers.search.readers import Readers
 from workers.search.records import TABLES
 from workers.search.searching import Searcher
 from workers.search.view import Definitions, Moment
+from workers.storage.running import pack, unpack
 from workers.store import Change as StoreChange
 from workers.store import Job, Store, dedup
 from workers.store.dedup import Dedup
@@ -199,8 +199,7 @@ class SearchEngine:
             results.append(_run_parts(change, op))
             if isinstance(results[0], CallError):
                 raise results[0]  # a request that failed is not remembered
-            packed: bytes = msgpack.packb(results[0])
-            return packed
+            return pack(results[0])
 
         session, sequence, content = op.call
         try:
@@ -209,7 +208,7 @@ class SearchEngine:
             )
         except CallError as error:
             return error
-        return results[0] if results else msgpack.unpackb(packed)
+        return results[0] if results else unpack(packed)
 
     # ---------------------------------------------------------------- from time to time
 
