@@ -52,6 +52,12 @@ class FreshValues:
                 self._rows.pop(number, None)
             return found
 
+    def forget(self, number: int) -> None:
+        """Give away nothing of a collection any more."""
+        with self._lock:
+            for _, octets in self._rows.pop(number, {}).values():
+                self._octets -= octets
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:

@@ -37,6 +37,8 @@ MOST_OPEN: Final = 16
 """Indexes that are kept open for writing: each has threads and buffers of its own."""
 CLEAR_AFTER: Final = 5.0
 """Seconds after the last refresh until the rows that it removed are cleared away."""
+RETRY_AFTER: Final = 1.0
+"""Seconds until what failed (a full disk) is tried again."""
 
 Commit = Callable[[Callable[[Change], Any]], Any]
 """Runs a function in a transaction of the store; its result once it is on disk."""
@@ -137,22 +139,29 @@ class Indexer:
         """
         with self._lock:
             self._due.pop(number, None)
-            found, entries = self._look(number)
-            if found is None:
-                self._forget(number)
-                return
-            if found.building is not None:
-                self._building.add(number)
-                if entries <= SMALL:
-                    while self._build(number):
-                        pass
-                    return
             try:
-                while self._step(found, found.index, building=False):
+                self._refresh(number)
+            except Exception:
+                self._due[number] = self._clock() + RETRY_AFTER
+                raise
+
+    def _refresh(self, number: int) -> None:
+        found, entries = self._look(number)
+        if found is None:
+            self._forget(number)
+            return
+        if found.building is not None:
+            self._building.add(number)
+            if entries <= SMALL:
+                while self._build(number):
                     pass
-            except IndexDamaged as error:
-                self._replace(found, error)
-            self.refreshes += 1
+                return
+        try:
+            while self._step(found, found.index, building=False):
+                pass
+        except IndexDamaged as error:
+            self._replace(found, error)
+        self.refreshes += 1
 
     def work(self) -> float | None:
         """Do what is due, a portion of it; seconds until there is more to do, None: nothing."""
@@ -231,7 +240,7 @@ class Indexer:
     def _values(self, schema: Schema, row: int, record: bytes | None) -> dict[str, Any] | None:
         try:
             if record is not None:
-                return schema.checked(fields_of(read_document(record), payload.decode))
+                return schema.fitting(fields_of(read_document(record), payload.decode))
             log.error("document %d is damaged: searches do not find it", row)
         except (CallError, ValueError) as error:
             log.error("document %d cannot be indexed: %s", row, error)
@@ -337,6 +346,7 @@ class Indexer:
     def _forget(self, number: int) -> None:
         """A collection was dropped."""
         self._drop_open(number)
+        self._fresh.forget(number)
         self._building.discard(number)
         self._uncleared.pop(number, None)
         self._sweep()

@@ -24,6 +24,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -165,6 +166,17 @@ class Schema:
             if one is not None and value is not None:
                 found[name] = checked_value(one, value)
         return found
+
+    def fitting(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of a document that is older than some fields: what does not fit is left out."""
+        try:
+            return self.checked(document)
+        except InvalidArgument:
+            found: dict[str, Any] = {}
+            for name, value in document.items():
+                with suppress(InvalidArgument):
+                    found |= self.checked({name: value})
+            return found
 
 
 def parse(given: Any, dynamic: bool = True) -> Schema:

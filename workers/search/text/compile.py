@@ -35,8 +35,8 @@ SHOULD: Final = tantivy.Occur.Should
 Q: Final = tantivy.Query
 MAX_SLOP: Final = 100
 MAX_SPELT: Final = 8192
-"""Characters, over all fields, of words that others are to be spelt or begin like: each letter takes
-up to 17 KB while the query runs."""
+"""Characters, over all fields, of words that others are to begin or be spelt like: each takes up to
+17 KB while the query runs."""
 
 Part = tuple[Any, Any]
 Words = Match | Phrase | Prefix | Fuzzy

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +19,10 @@ from mesh.service.lanes import Job
 from mesh.service.requests import Request
 from tests.unit.workers.search.driver import Driver, opened
 from workers.acts import plan_all
+from workers.search import indexing
 from workers.search.handler import SearchHandler
+from workers.search.indexing import DerivedIndex
+from workers.search.operations import together
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"id": f"n{number}", "title": f"thing {number}", "at": [float(number), 1.0]}
@@ -52,7 +59,7 @@ WORDS = " ".join(f"w{number}" for number in range(2000))
 def test_texts_without_end_are_refused(store: Driver, form: str) -> None:
     for text in ("x" * 100_000, WORDS):
         for given in (text, {"title": text}, {"title": {"text": text}}):
-            with pytest.raises(InvalidArgument, match="the limit is 8,192|more than 1,024 words"):
+            with pytest.raises(InvalidArgument, match=r"the limit is 8,192|more than 1,024 words"):
                 store.ids("c", {form: given})
     half = WORDS[:4000]
     with pytest.raises(InvalidArgument, match=r"query\.bool\.should\[1\].*1,024 words"):
@@ -90,3 +97,60 @@ def test_numbers_that_can_be_neither_compared_nor_shown(store: Driver, number: A
         request.frames = [payload.encode([["c", "thing"], arguments])]
         ((_, (found,)),) = plan_all([Job(request)])
         assert isinstance(found, InvalidArgument), arguments
+
+
+def test_a_batch_of_which_one_call_fails_is_answered(store: Driver) -> None:
+    good = store._verbs.index("c", [{"id": "good", "title": "fine"}])
+    bad = store._verbs.index("c", [{"id": "bad", "title": 5}])
+    for _ in range(2):  # the second time it is the record of what became of it
+        op = together([good.op, bad.op])
+        op.call = (1, 1, b"x" * 16)
+        (((version, _), error),) = store.engine.execute([op])
+        assert version and isinstance(error, InvalidArgument)
+    store.engine.refresh("c")
+    assert store.ids("c", "fine") == ["good"]
+
+
+def test_documents_are_found_whatever_field_comes_later(store: Driver) -> None:
+    """What was kept only does not fit the kind that another document gives the field."""
+    store.index("h", {"id": "a", "title": "hello", "more": {"x": 1}, "odd": [1, "a"]})
+    store.index("h", {"id": "b", "title": "hello", "more": "text now"})
+    store.write("extend", "h", {"odd": "tags"})
+    store.index("h", {"id": "c", "title": "hello", "odd": ["x"]})
+    assert set(store.ids("h", "hello")) == {"a", "b", "c"}
+    assert store.ids("h", "more:text") == ["b"] and store.ids("h", "odd:x") == ["c"]
+    assert store.read("get", "h", "a")["more"] == {"x": 1}
+    assert store.engine.indexer.damaged == 0
+
+
+def test_nothing_remains_of_dropped_collections(store: Driver) -> None:
+    for _ in range(3):
+        store.write("index", "gone", [{"id": "a", "title": "x" * 1000}])  # nobody waits for it
+        store.write("drop", "gone")
+    for number in range(1, 5):
+        store.engine.indexer.refresh(number)
+    fresh = store.engine.indexer._fresh
+    assert fresh._octets == 0 and not fresh._rows
+
+
+def test_an_index_that_could_not_be_written_is_tried_again(
+    store: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexer = store.engine.indexer
+    monkeypatch.setattr(indexing, "RETRY_AFTER", 0.0)
+    failed = threading.Event()
+    commit = DerivedIndex.commit
+
+    def full(index: DerivedIndex) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        commit(index)
+
+    monkeypatch.setattr(DerivedIndex, "commit", full)
+    store.write("index", "c", [{"id": "late", "title": "late"}])
+    assert failed.wait(20.0)
+    until = time.monotonic() + 20.0
+    while store.ids("c", "late") != ["late"]:
+        assert time.monotonic() < until
+    assert indexer.damaged == 0
