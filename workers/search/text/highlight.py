@@ -6,6 +6,7 @@ Works on the texts as they were given: nothing of an index is needed.
 from __future__ import annotations
 
 import html
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -19,6 +20,9 @@ MAX_TEXT: Final = 1_000_000
 """Characters of a text that are looked through."""
 MAX_LIKE: Final = 50
 """Words of a text to be resembled that are marked."""
+MOST: Final = 100_000
+"""Places of a text that are looked at for one phrase."""
+_NOWHERE: Final[tuple[list[int], list[int]]] = ([], [])
 _ENDS: Final = frozenset(".!?。！？；;\n")
 
 Span = tuple[int, int]
@@ -133,19 +137,23 @@ def _run(words: Sequence[Token], slop: int = 0) -> _Marker:
     def mark(found: _Words) -> Iterator[Span]:
         if not wanted:
             return
-        places: dict[str, list[int]] = {}
+        places: dict[str, tuple[list[int], list[int]]] = {}
         for at, one in enumerate(found.stems):
-            places.setdefault(one.text, []).append(at)
-        for at in places.get(wanted[0][0], ()):
+            there, positions = places.setdefault(one.text, ([], []))
+            there.append(at)
+            positions.append(one.position)
+        left = MOST
+        for at in places.get(wanted[0][0], _NOWHERE)[0]:
             chosen = [at]
             origin = found.stems[at].position
             for text, distance in wanted[1:]:
-                near = [
-                    other
-                    for other in places.get(text, ())
-                    if abs(found.stems[other].position - origin - distance) <= slop
-                    and other not in chosen
-                ]
+                there, positions = places.get(text, _NOWHERE)
+                low = bisect_left(positions, origin + distance - slop)
+                high = bisect_right(positions, origin + distance + slop)
+                left -= high - low + 1
+                if left < 0:
+                    return
+                near = [other for other in there[low:high] if other not in chosen]
                 if not near:
                     break
                 chosen.append(min(near, key=lambda other: abs(other - at)))

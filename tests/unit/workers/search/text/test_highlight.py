@@ -91,3 +91,17 @@ def test_without_its_marks_a_fragment_is_a_piece_of_the_text(text: str, size: in
 def test_edits(one: str, other: str, many: int) -> None:
     assert edits(one, other, 2) == many
     assert edits("aaaaaa", other, 2) > 2 or len(other) > 3
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("text", "node"),
+    [
+        ("中国人民的" * 20_000, Match("body", "中国人民")),
+        ("a " * 50_000, Phrase("body", "a a")),
+        ("a b " * 50_000, Phrase("body", "a b " * 100, 100)),
+    ],
+)
+def test_long_texts_that_repeat_themselves_take_no_minutes(text: str, node: Node) -> None:
+    (first, *_) = highlight(node, SCHEMA, "body", [text])
+    assert "<em>" in first
