@@ -37,9 +37,11 @@ def text_leg(index: OpenIndex, query: Query, node: Node, without: Collection[int
     if query.sort:
         sort = Sort(tuple((name, order == "desc") for name, order in query.sort))
     after = _position(query.cursor)
+    # What is left out may stand before the page: then it is counted off from the beginning.
+    begin = query.offset if without else 0
     found = index.text.search(
-        node, limit=query.limit + len(without), offset=query.offset, sort=sort, after=after,
-        total=query.total,
+        node, limit=begin + query.limit + len(without), offset=query.offset - begin, sort=sort,
+        after=after, total=query.total,
     )  # fmt: skip
     if not without and not query.min_score:
         picked = list(range(min(query.limit, len(found.rows))))
@@ -47,7 +49,7 @@ def text_leg(index: OpenIndex, query: Query, node: Node, without: Collection[int
         picked = [
             at for at, row in enumerate(found.rows)
             if row not in without and (sort is not None or found.scores[at] >= query.min_score)
-        ][: query.limit]  # fmt: skip
+        ][begin : begin + query.limit]  # fmt: skip
     cursor = b""
     if picked and len(picked) == query.limit:
         last = picked[-1]

@@ -154,3 +154,15 @@ def test_an_index_that_could_not_be_written_is_tried_again(
     while store.ids("c", "late") != ["late"]:
         assert time.monotonic() < until
     assert indexer.damaged == 0
+
+
+def test_pages_of_what_resembles_a_document_do_not_overlap(store: Driver) -> None:
+    store.index("s", *({"id": f"d{number:02}", "title": f"green tea {'and ' * number}"}
+                       for number in range(30)))  # fmt: skip
+    whole = [hit["id"] for hit in store.read("similar", "s", ["d00"], limit=29)["hits"]]
+    assert len(whole) == 29 and "d00" not in whole
+    pages = [
+        [hit["id"] for hit in store.read("similar", "s", ["d00"], limit=7, offset=at)["hits"]]
+        for at in range(0, 30, 7)
+    ]
+    assert sum(pages, []) == whole
