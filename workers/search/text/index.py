@@ -38,6 +38,8 @@ HEAP: Final = 64 * 1024 * 1024
 """Octets of documents that a writer gathers before it writes them out."""
 REMEMBERED: Final = 1000
 """Compiled queries that a reader keeps."""
+MOST_REMEMBERED: Final = 10_000
+"""Characters that tell a query, beyond which it is not kept."""
 
 
 class Sort(NamedTuple):
@@ -271,7 +273,8 @@ class TextReader:
             found = compiler.query(node)
             if len(self._compiled) >= REMEMBERED:
                 self._compiled = {}
-            self._compiled[node] = found
+            if len(repr(node)) <= MOST_REMEMBERED:
+                self._compiled[node] = found
         return found
 
     def _keys(self, sort: Sort | None) -> tuple[list[Key], list[Field]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,3 +246,15 @@ def test_pages_of_many_equals(tmp_path: Path) -> None:
             place = page.position(len(page.rows) - 1)
         assert rows == whole.rows
     reader.close()
+
+
+def test_large_queries_are_not_kept(reader: TextReader) -> None:
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            values = tuple(f"{number}-{value:0100}" for value in range(1000))
+            assert reader.search(Terms("tags", values), limit=1).rows == []
+        del values
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
