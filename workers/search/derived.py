@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from mesh.errors import StoreError, StoreFull
 from workers.search.records import Index
 from workers.search.schema import Schema
 
 DAMAGED: Final = ".damaged"
 """Ends the name of a file beside an index that a reader could not use: it is to be replaced."""
 
+_NO_ROOM: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+_FAILED: Final = "index writer was killed"
+"""Said by tantivy of an error that its thread met with while it wrote."""
+
 
 class IndexDamaged(Exception):
     """The files of an index cannot be used: it is built anew from the documents."""
+
+
+def unwritten(path: Path, error: BaseException) -> StoreError | None:
+    """What to raise where the files could not be written, though nothing is wrong with them.
+
+    None if they may be damaged.
+    """
+    said = str(error)
+    if any(text in said for text in _NO_ROOM) or _FAILED in said:
+        return StoreFull(
+            f"the index at {path} could not be written ({said}): the disk is full, or fails; make "
+            "room: nothing is lost",
+            retry_after=1.0,
+        )
+    return None
 
 
 def index_path(directory: Path, number: int, index: Index) -> Path:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import lmdb
 
-from mesh.errors import CallError, DataCorrupted, MeshError
+from mesh.errors import CallError, DataCorrupted, MeshError, StoreError
 from workers.search.change import SLICE, Change, Fresh
 from workers.search.indexing import Indexer
 from workers.search.operations import Op
@@ -137,10 +137,21 @@ class SearchEngine:
         results: list[Any] = []
         for group in groups(ops):
             results += self._execute(group)
-        for name in {part.collection for op in ops for part in op.parts() if part.wait}:
-            self.refresh(name)
+        waited = [{part.collection for part in op.parts() if part.wait} for op in ops]
+        unseen: dict[str, Exception] = {}
+        for name in set().union(*waited):
+            try:
+                self.refresh(name)
+            except Exception as error:
+                unseen[name] = _unseen(error)
         self._wake.set()
-        return results
+        if not unseen:
+            return results
+        return [
+            result if isinstance(result, Exception) or not names & unseen.keys()
+            else unseen[min(names & unseen.keys())]
+            for result, names in zip(results, waited, strict=True)
+        ]  # fmt: skip
 
     def refresh(self, collection: str) -> None:
         """Have searches see what was written to a collection until now."""
@@ -219,6 +230,10 @@ class SearchEngine:
             try:
                 wait = self._indexer.work()
                 self._clear()
+            except StoreError as error:
+                if self._store.writing:
+                    log.warning("indexes are not up to date, it is tried again: %s", error)
+                wait = TICK_EVERY
             except Exception:
                 if self._store.writing:
                     log.exception("the indexes could not be brought up to date; it is tried again")
@@ -238,6 +253,18 @@ class SearchEngine:
                 pass
         with self._writing:
             self._store.execute([job])
+
+
+def _unseen(error: Exception) -> Exception:
+    """Of those who wait until searches see what they wrote, which is done."""
+    if not isinstance(error, StoreError):
+        return error
+    # A new one: the traceback of this one holds on to what is to be opened anew.
+    return type(error)(
+        f"it is written, but searches do not see it yet: {error.message}",
+        retry_after=error.retry_after,
+        maybe_executed=True,
+    )
 
 
 def _run_parts(change: Change, op: Op) -> Any:

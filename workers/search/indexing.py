@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from mesh.errors import CallError
+from mesh.errors import CallError, StoreBusy
 from mesh.protocol import payload
 from workers.search.change import Change, Fresh
-from workers.search.derived import DAMAGED, IndexDamaged, index_path, vector_path
+from workers.search.derived import DAMAGED, IndexDamaged, index_path, unwritten, vector_path
 from workers.search.fresh import FreshValues
 from workers.search.records import Collection, Index, fields_of, read_document
 from workers.search.schema import Schema
@@ -54,10 +54,14 @@ class DerivedIndex:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._fields = schema.fields
         self._text = TextWriter(path / "text", schema)
-        self._vectors = {
-            field.name: VectorWriter(vector_path(path, schema, field.name), field)
-            for field in schema.vectors
-        }
+        self._vectors: dict[str, VectorWriter] = {}
+        try:
+            for field in schema.vectors:
+                place = vector_path(path, schema, field.name)
+                self._vectors[field.name] = VectorWriter(place, field)
+        except BaseException:
+            self.close()
+            raise
 
     def apply(self, removed: list[int], added: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
         """Bring in rows with their checked values, and take others out."""
@@ -207,7 +211,6 @@ class Indexer:
             removed = [
                 row for version, row in view.removed_after(number, applied) if version <= reached
             ]
-        derived = self._derived(found, index, applied)
         gone = set(removed)
         schema = found.indexed(index)
         fresh = {} if building else self._fresh.take(number, reached)
@@ -217,8 +220,13 @@ class Indexer:
                 values = fresh.get(row) or self._values(schema, row, record)
                 if values is not None:
                     added.append((row, values))
-        derived.apply(removed, added)
-        derived.commit()
+        try:
+            derived = self._derived(found, index, applied)
+            derived.apply(removed, added)
+            derived.commit()
+        except Exception as error:
+            self._drop_open(number)  # nobody knows what it holds: it is opened anew
+            raise (unwritten(self._directory, error) or error) from None
         self._commit(lambda change: change.applied(number, reached, building))
         if not building:
             self._uncleared[number] = self._clock() + CLEAR_AFTER
@@ -274,6 +282,10 @@ class Indexer:
             self._switch(found, building)
         except IndexDamaged as error:
             self._replace(found, error)
+            raise StoreBusy(
+                f"a new index of collection {found.name!r} is damaged: it is begun once more",
+                retry_after=RETRY_AFTER,
+            ) from error
         return number in self._building
 
     def _switch(self, found: Collection, building: Index) -> None:

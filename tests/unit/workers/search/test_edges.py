@@ -13,16 +13,20 @@ from typing import Any
 
 import pytest
 
-from mesh.errors import InvalidArgument
+from mesh.errors import InvalidArgument, StoreFull
 from mesh.protocol import payload
 from mesh.service.lanes import Job
 from mesh.service.requests import Request
 from tests.unit.workers.search.driver import Driver, opened
 from workers.acts import plan_all
 from workers.search import indexing
+from workers.search.derived import IndexDamaged
+from workers.search.engine import INDEXES
 from workers.search.handler import SearchHandler
 from workers.search.indexing import DerivedIndex
 from workers.search.operations import together
+from workers.search.schema import parse
+from workers.search.text.index import TextWriter, _damaged
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"id": f"n{number}", "title": f"thing {number}", "at": [float(number), 1.0]}
@@ -133,27 +137,58 @@ def test_nothing_remains_of_dropped_collections(store: Driver) -> None:
     assert fresh._octets == 0 and not fresh._rows
 
 
-def test_an_index_that_could_not_be_written_is_tried_again(
-    store: Driver, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("says", ["", "An index writer was killed.. A worker thread encountered"])
+@pytest.mark.parametrize("method", ["apply", "commit"])
+def test_a_full_disk_is_no_damage(
+    store: Driver, monkeypatch: pytest.MonkeyPatch, says: str, method: str
 ) -> None:
-    indexer = store.engine.indexer
-    monkeypatch.setattr(indexing, "RETRY_AFTER", 0.0)
-    failed = threading.Event()
-    commit = DerivedIndex.commit
+    """What is written is found once there is room; the index is not built anew meanwhile."""
+    monkeypatch.setattr(indexing, "RETRY_AFTER", 0.1)
+    full = threading.Event()
+    full.set()
+    write = getattr(TextWriter, method)
 
-    def full(index: DerivedIndex) -> None:
-        if not failed.is_set():
-            failed.set()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        commit(index)
+    def limited(writer: TextWriter, *args: Any) -> None:
+        if full.is_set():
+            with _damaged(writer._path):
+                raise ValueError(says or f"An IO error occurred: {os.strerror(errno.ENOSPC)}")
+        write(writer, *args)
 
-    monkeypatch.setattr(DerivedIndex, "commit", full)
-    store.write("index", "c", [{"id": "late", "title": "late"}])
-    assert failed.wait(20.0)
+    monkeypatch.setattr(TextWriter, method, limited)
+    folder = store.engine.store.path / INDEXES
+    before = sorted(folder.iterdir())
+    with pytest.raises(StoreFull, match="it is written, but searches do not see it yet") as caught:
+        store.index("c", {"id": "late", "title": "late"})
+    assert caught.value.maybe_executed and caught.value.retry_after
+    store.write("index", "c", [{"id": "later", "title": "late"}])
+    assert store.read("get", "c", "later") and len(store.ids("c", "thing")) == 5
+    full.clear()
     until = time.monotonic() + 20.0
-    while store.ids("c", "late") != ["late"]:
+    while set(store.ids("c", "late")) != {"late", "later"}:
         assert time.monotonic() < until
-    assert indexer.damaged == 0
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_vector_log_on_a_full_disk(store: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.search.vectors.log.os.fdatasync", full)
+        with pytest.raises(StoreFull, match="it is written"):
+            store.index("c", {"id": "late", "title": "late", "at": [7.0, 1.0]})
+    store.index("c", {"id": "later", "title": "late", "at": [7.0, 1.0]})
+    assert set(store.ids("c", vector=[7, 1], limit=2)) == {"late", "later"}
+
+
+def test_an_index_of_which_a_part_cannot_be_opened_lets_the_others_go(tmp_path: Path) -> None:
+    schema = parse({name: {"kind": "vector", "dimension": 2} for name in ("one", "two")})
+    DerivedIndex(tmp_path, schema).close()
+    (tmp_path / "vectors-1" / "manifest").write_bytes(b"?" * 100)
+    for _ in range(2):
+        with pytest.raises(IndexDamaged):
+            DerivedIndex(tmp_path, schema)
+    assert not [one for one in threading.enumerate() if one.name == "vector merger"]
 
 
 def test_pages_of_what_resembles_a_document_do_not_overlap(store: Driver) -> None:
@@ -165,4 +200,4 @@ def test_pages_of_what_resembles_a_document_do_not_overlap(store: Driver) -> Non
         [hit["id"] for hit in store.read("similar", "s", ["d00"], limit=7, offset=at)["hits"]]
         for at in range(0, 30, 7)
     ]
-    assert sum(pages, []) == whole
+    assert [name for page in pages for name in page] == whole
