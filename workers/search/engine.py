@@ -230,7 +230,7 @@ class SearchEngine:
             try:
                 wait = self._indexer.work()
                 self._clear()
-            except StoreError as error:
+            except MeshError as error:
                 if self._store.writing:
                     log.warning("indexes are not up to date, it is tried again: %s", error)
                 wait = TICK_EVERY

@@ -19,6 +19,8 @@ from typing import Final, NamedTuple
 
 K: Final = 60
 """The constant of the paper: the larger, the less the first ranks stand out."""
+HUGE: Final = 1e100
+"""Beyond what 32-bit floats can say."""
 
 
 class Leg(NamedTuple):
@@ -41,8 +43,9 @@ def by_scores(
         weight = weights[name]
         if not weight or not leg.rows:
             continue
-        floor, unit = _scale(leg.scores[:depth], depth)
-        for row, score in zip(leg.rows, leg.scores, strict=True):
+        scores = [min(max(score, -HUGE), HUGE) for score in leg.scores]  # of huge vectors: infinite
+        floor, unit = _scale(scores[:depth], depth)
+        for row, score in zip(leg.rows, scores, strict=True):
             found[row] = found.get(row, 0.0) + weight * max(0.0, score - floor) / unit
     return _sorted(found, legs)
 

@@ -93,7 +93,8 @@ def _mean(name: str, documents: Sequence[Document], against: Sequence[Document])
     unlike = [numbers(one.vectors[name]) for one in against if name in one.vectors]
     if not liked:
         return None
-    mean = np.mean(liked, axis=0)
+    mean = np.mean(liked, axis=0, dtype=np.float64)
     if unlike:
-        mean = mean - AGAINST * np.mean(unlike, axis=0)
-    return mean.astype("<f4").tobytes() if np.any(mean) else None
+        mean = mean - AGAINST * np.mean(unlike, axis=0, dtype=np.float64)
+    most = float(np.finfo(np.float32).max)
+    return np.clip(mean, -most, most).astype("<f4").tobytes() if np.any(mean) else None

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mesh.errors import InvalidArgument, ProtocolError
+from mesh.errors import ConfigError, InvalidArgument, ProtocolError
 from mesh.protocol import payload
 from mesh.protocol import search as limits
 from workers.acts import Act, same
 from workers.search.asked import Answer, Query, Similar
 from workers.search.operations import Given, Op
 from workers.search.records import Document
-from workers.search.schema import parse
+from workers.search.schema import Schema, parse
+from workers.search.text.analysis import require
 
 
 class Verbs:
@@ -200,7 +201,7 @@ class Verbs:
     ) -> Act[Op]:
         """Make a collection; whether it was not there already."""
         arguments = {
-            "schema": parse({} if schema is None else schema, bool(dynamic)),
+            "schema": _declared({} if schema is None else schema, bool(dynamic)),
             "refresh_every": limits.check_refresh_every(refresh_every),
         }
         op = Op("create", limits.check_collection(collection), arguments)
@@ -208,7 +209,7 @@ class Verbs:
 
     def extend(self, collection: str, schema: Mapping[str, Any]) -> Act[Op]:
         """Add fields to a collection."""
-        op = Op("extend", limits.check_collection(collection), {"schema": parse(schema)})
+        op = Op("extend", limits.check_collection(collection), {"schema": _declared(schema)})
         return Act(op, same)
 
     def drop(self, collection: str) -> Act[Op]:
@@ -273,6 +274,17 @@ class Verbs:
         """What finds the rows of a query."""
         arguments = {"query": _plain(query, fields, operator, filter)}
         return Op("rows", limits.check_collection(collection), arguments)
+
+
+def _declared(given: Any, dynamic: bool = True) -> Schema:
+    """A schema as it is declared, of which everything is installed. Raises InvalidArgument."""
+    found = parse(given, dynamic)
+    try:
+        for field in found.texts:
+            require(field.analyzer)
+    except ConfigError as error:
+        raise InvalidArgument(f"where the search service runs, {error}") from None
+    return found
 
 
 def _plain(query: Any, fields: Sequence[str], operator: str, filters: Any) -> Query:

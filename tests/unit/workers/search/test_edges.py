@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mesh.errors import InvalidArgument, StoreFull
+from mesh.errors import ConfigError, InvalidArgument, StoreFull
 from mesh.protocol import payload
 from mesh.service.lanes import Job
 from mesh.service.requests import Request
@@ -201,3 +203,33 @@ def test_pages_of_what_resembles_a_document_do_not_overlap(store: Driver) -> Non
         for at in range(0, 30, 7)
     ]
     assert [name for page in pages for name in page] == whole
+
+
+@pytest.mark.parametrize("metric", ["dot", "cosine", "l2"])
+def test_huge_vectors(store: Driver, metric: str) -> None:
+    schema = {"title": "text", "v": {"kind": "vector", "dimension": 2, "metric": metric}}
+    store.write("create", metric, schema)
+    most = 3.4e38
+    vectors = [[most, most], [-most, most], [most, -most], [-most, -most], [1.0, 1.0]]
+    store.index(metric, *({"id": f"v{number}", "title": "word", "v": vector}
+                          for number, vector in enumerate(vectors)))  # fmt: skip
+    query = [most, most]
+    for fusion in ("scores", "ranks"):
+        answer = store.read("query", metric, "word", vector=query, fusion=fusion)
+        assert len(answer["hits"]) == 5
+        assert all(math.isfinite(hit["score"]) for hit in answer["hits"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.read("similar", metric, ["v0", "v4"], unlike=["v3"], fields=["title"])
+
+
+def test_an_analyzer_that_is_not_installed(store: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(analyzer: str) -> None:
+        raise ConfigError("the analyzer jieba needs the package rjieba: pip install it")
+
+    monkeypatch.setattr("workers.search.verbs.require", missing)
+    schema = {"a": {"kind": "text", "analyzer": "jieba"}}
+    with pytest.raises(InvalidArgument, match=r"service runs, the analyzer jieba needs .* install"):
+        store.write("create", "zh", schema)
+    with pytest.raises(InvalidArgument, match=r"service runs, the analyzer jieba needs .* install"):
+        store.write("extend", "c", schema)
