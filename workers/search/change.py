@@ -194,17 +194,21 @@ class Change(View):
 
     # ---------------------------------------------------------------- for the indexes
 
-    def applied(self, number: int, version: int, building: bool) -> None:
+    def applied(self, number: int, version: int, building: Index | None) -> None:
         """An index has everything up to `version` on disk; removed rows are cleared away.
+
+        `building`: it is that one, which is being built, if it still is.
 
         What the index had removed before stays until now: a search that began with its state of
         then has had the time to read those rows.
         """
-        if self.numbered(number) is None:
+        found = self.numbered(number)
+        if found is None:
             return
         state = self.state(number)
-        if building:
-            state.built = max(state.built, version)
+        if building is not None:
+            if building == found.building:
+                state.built = max(state.built, version)
             return
         before, state.applied = state.applied, max(state.applied, version)
         self.clear_removed(number, before)
@@ -221,14 +225,15 @@ class Change(View):
             self.at.delete(self.tables["removed"], ROW.pack(number, at))
         state.cleared = until
 
-    def switch(self, number: int, built: Index, version: int) -> None:
-        """The index that was built takes the place of the other one."""
+    def switch(self, number: int, built: Index, version: int) -> bool:
+        """The index that was built takes the place of the other one, if it is to."""
         found = self.numbered(number)
         if found is None or found.building != built:
-            return
+            return False
         self._define(replace(found, index=built, building=None))
         state = self.state(number)
         state.applied, state.built = version, 0
+        return True
 
     def begin_building(self, found: Collection) -> Collection:
         """An index of all fields is to be built, beside the one that serves."""

@@ -227,7 +227,8 @@ class Indexer:
         except Exception as error:
             self._drop_open(number)  # nobody knows what it holds: it is opened anew
             raise (unwritten(self._directory, error) or error) from None
-        self._commit(lambda change: change.applied(number, reached, building))
+        built = index if building else None  # by now another one may be wanted
+        self._commit(lambda change: change.applied(number, reached, built))
         if not building:
             self._uncleared[number] = self._clock() + CLEAR_AFTER
         return reached < state.version
@@ -295,8 +296,7 @@ class Indexer:
             state = change.state(number)
             if state.built < state.version:
                 return False  # something was written meanwhile
-            change.switch(number, building, state.built)
-            return True
+            return change.switch(number, building, state.built)
 
         if self._commit(switch):
             self._building.discard(number)

@@ -233,3 +233,27 @@ def test_an_analyzer_that_is_not_installed(store: Driver, monkeypatch: pytest.Mo
         store.write("create", "zh", schema)
     with pytest.raises(InvalidArgument, match=r"service runs, the analyzer jieba needs .* install"):
         store.write("extend", "c", schema)
+
+
+def test_a_rebuild_that_is_asked_for_while_one_goes_on(
+    store: Driver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the earlier one has applied does not count for the later one."""
+    commit = DerivedIndex.commit
+    asked = threading.Event()
+
+    def once_more(index: DerivedIndex) -> None:
+        commit(index)
+        if not asked.is_set():
+            asked.set()
+            store.write("rebuild", "c")
+
+    monkeypatch.setattr(DerivedIndex, "commit", once_more)
+    store.write("rebuild", "c")
+    assert asked.wait(20.0)
+    until = time.monotonic() + 20.0
+    while store.read("info", "c")["rebuilding"]:
+        assert len(store.ids("c", "thing")) == 5
+        assert time.monotonic() < until
+    assert len(store.ids("c", "thing")) == 5
+    assert not caplog.records, "the index was missing"
