@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -56,7 +57,10 @@ class Reading:
 
     def _of(self, path: str) -> Iterator[dict[str, Any]]:
         if path == "-":
-            yield from self._parsed("standard input", self.format or "json", sys.stdin)
+            if isinstance(sys.stdin, TextIOWrapper):  # as files are read, whatever the locale
+                sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline="")
+            with _reported("standard input"):
+                yield from self._parsed("standard input", self.format or "json", sys.stdin)
             return
         with _reported(path):
             inside = Path(path).is_dir()
@@ -144,6 +148,8 @@ def json_objects(name: str, file: TextIO) -> Iterator[dict[str, Any]]:
                 return
             where = f"{name}, line {line + buffer.count(chr(10), at, error.pos)}"
             raise Failure(f"{where}: {error.msg}", "it should be JSON", code=USAGE) from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
+            raise Failure(f"{name}, line {line}: {error}", code=USAGE) from None
         if not isinstance(value, dict):
             what = f"{name}, line {line}: {type(value).__name__} is no document"
             raise Failure(what, "a document is a JSON object", code=USAGE)

@@ -137,3 +137,27 @@ def test_a_query_in_braces_is_json() -> None:
     assert asked(' {"match": {"t": "x"}}') == {"match": {"t": "x"}}
     with pytest.raises(Failure, match="double quotes"):
         asked("{match}")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id": "a"}\n{"id": "b", "n": ' + "9" * 5000 + "}", '{}\n{"x": ' + "[" * 100_000]
+)
+def test_numbers_and_depths_beyond_bounds_name_their_line(text: str) -> None:
+    with pytest.raises(Failure, match=r"f, line 2: .*(digits|recursion)"):
+        list(json_objects("f", io.StringIO(text)))
+
+
+def read_from(data: bytes, monkeypatch: pytest.MonkeyPatch, **reading: Any) -> list[dict[str, Any]]:
+    """The documents of a standard input in a locale without UTF-8."""
+    stdin = io.TextIOWrapper(io.BytesIO(data), "ascii", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", stdin)
+    return list(Reading(**reading).documents(["-"]))
+
+
+def test_standard_input_is_read_as_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_from('\ufeff{"id": "a", "t": "缓存"}'.encode(), monkeypatch)
+    assert found == [{"id": "a", "t": "缓存"}]
+    with pytest.raises(Failure, match=r"standard input: .*can't decode"):
+        read_from(b'{"id": "\xff"}', monkeypatch)
+    with pytest.raises(Failure, match=r"standard input: field larger"):
+        read_from(b"id,t\n1," + b"x" * 200_000, monkeypatch, format="csv")
