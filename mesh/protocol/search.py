@@ -23,6 +23,8 @@ MAX_COLLECTIONS = 256
 MAX_DOCUMENT = 1024 * 1024
 MAX_BATCH = 16 * 1024 * 1024
 """Octets of the documents of one call, packed."""
+MAX_ANSWER = 48 * 1024 * 1024
+"""Octets of the documents of one answer: with what is told of them, a message holds it."""
 MAX_QUERY = 64 * 1024
 MAX_SUGGESTED = 256
 MAX_OFFSET = 10_000
@@ -116,6 +118,14 @@ def check_count(documents: int) -> None:
         raise InvalidArgument(
             f"{documents} documents in one call, the limit is {MAX_MANY}: make several, or use "
             "load()"
+        )
+
+
+def check_answer(octets: int, how: str) -> None:
+    """How much one answer brings; `how` says what to do about it. Raises InvalidArgument."""
+    if octets > MAX_ANSWER:
+        raise InvalidArgument(
+            f"the documents of the answer have more than {MAX_ANSWER:,} octets: {how}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from mesh.errors import InvalidArgument, StoreBusy
 from mesh.protocol import payload
-from mesh.protocol.search import MAX_ROWS
+from mesh.protocol.search import MAX_ROWS, check_answer
 from workers.search.asked import (
     EVERYTHING,
     Answer,
@@ -134,11 +134,22 @@ class Searcher:
                     continue
                 except IndexDamaged as error:
                     raise self._readers.damaged(found, error) from None
+                except InvalidArgument as error:
+                    raise _explained(error, index.schema, found.schema) from None
         raise StoreBusy(
             f"the index of collection {collection!r} and its documents do not agree, "
             "time after time; rebuild() it if that remains",
             retry_after=0.2,
         )
+
+
+def _explained(error: InvalidArgument, indexed: Schema, declared: Schema) -> InvalidArgument:
+    """The error, if the index lacks fields with a word of them."""
+    if len(indexed.fields) < len(declared.fields):
+        new = ", ".join([*declared.fields][len(indexed.fields) :])
+        error.message += f"\n(new fields are searched once the index has them: {new})"
+        error.args = (error.message,)
+    return error
 
 
 def _run(
@@ -176,6 +187,7 @@ def _hits(
 ) -> tuple[list[dict[str, Any]], list[bytes]]:
     hits: list[dict[str, Any]] = []
     bodies: list[bytes] = []
+    octets = 0
     for row, score, facts in zip(ranked.rows, ranked.scores, ranked.facts, strict=True):
         document = view.document_at(found, row)
         if document is None:
@@ -190,6 +202,9 @@ def _hits(
             bodies.append(document.body)
         elif query.source:
             bodies.append(_selected(document, query.source))
+        if bodies:
+            octets += len(bodies[-1])
+            check_answer(octets, "ask for fewer at a time (limit, page), or for single fields")
     return hits, bodies
 
 

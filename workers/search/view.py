@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from mesh.errors import DataCorrupted, InvalidArgument
-from mesh.protocol.search import MAX_PAGE_OCTETS
+from mesh.protocol.search import MAX_PAGE_OCTETS, check_answer
 from workers.search.records import (
     NAME,
     NUMBER,
@@ -69,7 +69,14 @@ class View:
 
     def get_many(self, collection: str, keys: Sequence[bytes]) -> list[Document | None]:
         """The documents, in the order of the ids."""
-        return [self.get(collection, key) for key in keys]
+        found: list[Document | None] = []
+        octets = 0
+        for key in keys:
+            document = self.get(collection, key)
+            octets += 0 if document is None else len(document.body)
+            check_answer(octets, "ask for fewer at a time")
+            found.append(document)
+        return found
 
     def info(self, collection: str) -> dict[str, Any] | None:
         """What is known of a collection; None if there is none."""

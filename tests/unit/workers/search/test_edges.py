@@ -257,3 +257,25 @@ def test_a_rebuild_that_is_asked_for_while_one_goes_on(
         assert time.monotonic() < until
     assert len(store.ids("c", "thing")) == 5
     assert not caplog.records, "the index was missing"
+
+
+def test_answers_that_no_message_holds(store: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.protocol.search.MAX_ANSWER", 10_000)
+    store.index("big", *({"id": f"n{number}", "title": "x" * 1000} for number in range(20)))
+    with pytest.raises(InvalidArgument, match=r"10,000 octets: ask for fewer .* single fields"):
+        store.ids("big", limit=20)
+    with pytest.raises(InvalidArgument, match="10,000 octets: ask for fewer"):
+        store.read("get_many", "big", [f"n{number}" for number in range(20)])
+    assert len(store.ids("big", limit=5)) == 5 and len(store.ids("big", source=False)) == 10
+    assert len(store.ids("big", source=["id"], limit=20)) == 20
+
+
+def test_a_field_that_the_index_lacks_still(store: Driver) -> None:
+    with store.engine.indexer._lock:  # it is at work on something else
+        store.write("index", "c", [{"id": "new", "colour": "red"}])
+        with pytest.raises(
+            InvalidArgument, match=r"no field 'colour'[^$]*once the index .* colour"
+        ):
+            store.ids("c", "colour:red")
+    store.engine.refresh("c")
+    assert store.ids("c", "colour:red") == ["new"]
