@@ -94,40 +94,58 @@ def _texts(native: Any, column: str, field: Field, node: Range) -> Any:
         if end is not None:
             text = kept(field, end)
             if len(text) > LONGEST:
-                raise InvalidArgument(
-                    f"field {field.name!r}: {text!r:.60} is too long for a bound of a range; "
-                    f"at most {LONGEST} characters"
-                )
+                raise _too_long(field, text)
             found = pattern(text, closed)
             if not found:
                 return tantivy.Query.empty_query()
-            parts.append((must, tantivy.Query.regex_query(native, column, found)))
+            try:
+                made = tantivy.Query.regex_query(native, column, found)
+            except ValueError:  # it takes the more states, the more octets characters have
+                raise _too_long(field, text) from None
+            parts.append((must, made))
     return parts[0][1] if len(parts) == 1 else tantivy.Query.boolean_query(parts)
 
 
+def _too_long(field: Field, text: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"field {field.name!r}: {text!r:.60} is too long for a bound of a range; "
+        f"at most {LONGEST} characters, fewer where they are odd"
+    )
+
+
 def _above(text: str, closed: bool) -> str:
-    """What is greater: goes on after `text`, or has a greater character where it first differs."""
-    found = _ANY + ("*" if closed else "+")
+    """What is greater: goes on after `text`, or has a greater character where it first differs.
+
+    That anything may follow is said once: tantivy takes no more than so many states.
+    """
+    found = "" if closed else _ANY
     for one in reversed(text):
         found = f"{_literal(one)}{_group(found)}"
         if ord(one) < _LAST:
-            found += f"|[{_code(_next(ord(one)))}-{_code(_LAST)}]{_ANY}*"
-    return found
+            found += f"|[{_code(_next(ord(one)))}-{_code(_LAST)}]"
+    return f"{_group(found)}{_ANY}*"
 
 
 def _below(text: str, closed: bool) -> str:
     """What is less: ends within `text`, or has a lesser character where it first differs."""
-    if not text:
-        return "(?:)" if closed else ""
-    found = "(?:)" if closed else ""
+    begins = text if closed else text[:-1]
+    parts = [_ends_within(begins)] if text or closed else []
+    lesser = ""
     for one in reversed(text):
-        parts = ["(?:)"]
-        if found:
-            parts.append(f"{_literal(one)}{_group(found)}")
+        found = [f"{_literal(one)}{_group(lesser)}"] if lesser else []
         if ord(one):
-            parts.append(f"[{_code(0)}-{_code(_before(ord(one)))}]{_ANY}*")
-        found = "|".join(parts)
-    return found
+            found.append(f"[{_code(0)}-{_code(_before(ord(one)))}]")
+        lesser = "|".join(found)
+    if lesser:
+        parts.append(f"{_group(lesser)}{_ANY}*")
+    return "|".join(parts)
+
+
+def _ends_within(text: str) -> str:
+    found = ""
+    for one in reversed(text):
+        found = f"(?:{_literal(one)}{found})?"
+    return found or "(?:)"
 
 
 def _group(pattern: str) -> str:
