@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ from workers.search.vectors.index import VectorReader
 
 MOST: Final = 200
 """Indexes that are kept open."""
+LOOK_EVERY: Final = 10.0
+"""Seconds between two looks for open indexes that are gone: their files take room until then."""
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Readers:
         self._directory = directory
         self._lock = threading.Lock()
         self._open: dict[int, OpenIndex] = {}
+        self._look_at = 0.0
 
     def of(self, collection: Collection, state: State) -> OpenIndex | None:
         """The index of a collection, as far as it was published; None if nothing ever was.
@@ -72,6 +76,7 @@ class Readers:
             self._open.clear()
 
     def _current(self, collection: Collection, state: State) -> OpenIndex:
+        self._let_go()
         found = self._open.get(collection.number)
         if found is None or found.index != collection.index:
             found = self._open_anew(collection, state)
@@ -81,6 +86,16 @@ class Readers:
         elif found.applied < state.applied:
             found.refresh(state.applied)
         return found
+
+    def _let_go(self) -> None:
+        """Close indexes that were removed: their collections were dropped, or have others."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY
+        for number, one in list(self._open.items()):
+            if not index_path(self._directory, number, one.index).is_dir():
+                del self._open[number]
 
     def _unusable(self, collection: Collection, error: Exception) -> StoreBusy:
         self._open.pop(collection.number, None)

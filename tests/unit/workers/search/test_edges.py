@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import os
 import threading
@@ -279,3 +280,23 @@ def test_a_field_that_the_index_lacks_still(store: Driver) -> None:
             store.ids("c", "colour:red")
     store.engine.refresh("c")
     assert store.ids("c", "colour:red") == ["new"]
+
+
+def test_a_dropped_collection_takes_no_room(store: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were removed stay on the disk as long as somebody has them open."""
+    monkeypatch.setattr("workers.search.readers.LOOK_EVERY", 0.0)
+    folder = str(store.engine.store.path / INDEXES)
+
+    def removed_but_open() -> list[str]:
+        gc.collect()
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        return [line for line in maps if folder in line and line.endswith("(deleted)")]
+
+    store.index("gone", {"id": "a", "title": "thing"})
+    assert store.ids("gone", "thing") == ["a"]
+    store.write("drop", "gone")
+    store.engine.indexer.refresh(2)
+    assert removed_but_open()
+    store.index("c", {"id": "more", "title": "thing"})
+    assert len(store.ids("c", "thing")) == 6
+    assert not removed_but_open()
