@@ -69,6 +69,7 @@ class SearchEngine:
         )
         self._wake = threading.Event()
         self._ending = False
+        self._dropped = False
         self._thread: threading.Thread | None = None
 
     @property
@@ -229,7 +230,8 @@ class SearchEngine:
             wait: float | None = TICK_EVERY
             try:
                 wait = self._indexer.work()
-                self._clear()
+                if self._clear():
+                    wait = 0.0
             except MeshError as error:
                 if self._store.writing:
                     log.warning("indexes are not up to date, it is tried again: %s", error)
@@ -241,18 +243,17 @@ class SearchEngine:
             self._wake.wait(TICK_EVERY if wait is None else min(wait, TICK_EVERY))
             self._wake.clear()
 
-    def _clear(self) -> None:
-        records = self._dedup
-        job = None if records is None else records.housekeeping()
-        if job is None:
-            return
-        with self._store.view() as at:
-            dropped = at.count(self._tables["dropped"])
-        if dropped:
-            while self._commit(lambda change: change.clear_dropped(SLICE)) and not self._ending:
-                pass
-        with self._writing:
-            self._store.execute([job])
+    def _clear(self) -> bool:
+        """Clear up a slice; whether there is more, for which searches need not wait."""
+        job = None if self._dedup is None else self._dedup.housekeeping()
+        if job is not None:
+            with self._store.view() as at:
+                self._dropped = at.count(self._tables["dropped"]) > 0
+            with self._writing:
+                self._store.execute([job])
+        if self._dropped:
+            self._dropped = self._commit(lambda change: change.clear_dropped(SLICE))
+        return self._dropped
 
 
 def _unseen(error: Exception) -> Exception:

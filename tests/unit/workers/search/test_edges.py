@@ -300,3 +300,23 @@ def test_a_dropped_collection_takes_no_room(store: Driver, monkeypatch: pytest.M
     store.index("c", {"id": "more", "title": "thing"})
     assert len(store.ids("c", "thing")) == 6
     assert not removed_but_open()
+
+
+def test_searches_see_writes_while_a_dropped_collection_is_cleared_away(
+    store: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.search.engine.SLICE", 1)
+    store.index("gone", *({"id": f"n{number}", "title": "x"} for number in range(500)))
+    store.write("drop", "gone")
+
+    def left() -> int:
+        with store.engine.store.view() as at:
+            return at.count(store.engine.store.tables["ids"])
+
+    until = time.monotonic() + 20.0
+    while left() > 490:  # it has begun
+        assert time.monotonic() < until
+    store.write("index", "c", [{"id": "late", "title": "late"}])
+    while store.ids("c", "late") != ["late"]:
+        assert time.monotonic() < until
+    assert left() > 6
