@@ -144,11 +144,11 @@ class Searcher:
 
 
 def _explained(error: InvalidArgument, indexed: Schema, declared: Schema) -> InvalidArgument:
-    """The error, if the index lacks fields with a word of them."""
-    if len(indexed.fields) < len(declared.fields):
-        new = ", ".join([*declared.fields][len(indexed.fields) :])
-        error.message += f"\n(new fields are searched once the index has them: {new})"
-        error.args = (error.message,)
+    """The error, if it is about a field that the index lacks still with a word of that."""
+    for name in [*declared.fields][len(indexed.fields) :]:
+        if repr(name) in error.message:
+            error.message += f"\n({name} is new: it is searched once the index has it)"
+            error.args = (error.message,)
     return error
 
 
