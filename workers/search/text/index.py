@@ -228,8 +228,19 @@ class TextReader:
         """
         query = self._query(node)
         searcher = self._searcher
+
+        def aggregate(asked: dict[str, Any]) -> Any:
+            try:
+                return searcher.aggregate(query, asked)
+            except ValueError as error:
+                if "Aborting aggregation" not in str(error):
+                    raise
+                raise InvalidArgument(
+                    f"the facets count too much ({error}): ask for fewer at a time, or coarser ones"
+                ) from None
+
         with _damaged(self._path):
-            return facets.count(lambda asked: searcher.aggregate(query, asked), wanted)
+            return facets.count(aggregate, wanted)
 
     def suggest(
         self, field: str, prefix: str, limit: int, node: Node | None = None

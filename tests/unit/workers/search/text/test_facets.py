@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,3 +193,16 @@ def test_values_at_the_ends_of_their_kinds(extreme: TextReader) -> None:
 def test_intervals_and_numbers_that_cannot_be(extreme: TextReader, given: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"interval|buckets|size"):
         facet(extreme, **given)
+
+
+def test_more_buckets_than_may_be_are_no_damage(tmp_path: Path) -> None:
+    writer = TextWriter(tmp_path, SCHEMA)
+    writer.apply([], [(row, {"size": row}) for row in range(2000)])
+    writer.commit()
+    writer.close()
+    reader = TextReader(tmp_path, SCHEMA)
+    one = FacetSpec.parse("f", {"kind": "histogram", "field": "size", "interval": 1}, SCHEMA)
+    assert len(reader.facets(All(), {"f": one})["f"]["buckets"]) == 2000
+    with pytest.raises(InvalidArgument, match="ask for fewer at a time"):
+        reader.facets(All(), {f"f{number}": one for number in range(64)})
+    reader.close()
