@@ -193,6 +193,8 @@ def test_all_documents(search: Search, mesh: MemoryMesh) -> None:
     assert ids(search.hits("numbers", "common", sort="n", page=640)) == odd
     assert sorted(ids(search.hits("numbers", "common", page=640, source=False))) == odd
     assert ids(search.hits("numbers", "absent")) == []
+    with pytest.raises(InvalidArgument, match="page=0 is not"):
+        next(search.hits("numbers", page=0))
     search.load("numbers", [{"id": "x", "extra": "a field that is new"}], refresh="wait")
     assert ids(search.query("numbers", "extra:new")) == ["x"]
     search.delete("numbers", "x")

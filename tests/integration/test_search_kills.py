@@ -152,11 +152,10 @@ def test_killed_at_a_named_point(process: support.Start, tmp_path: Path, point: 
     command = (sys.executable, "-m", "tests.integration.search_worker", str(tmp_path / "s"))
 
     def serve(passes: int) -> support.Child:
-        child = process(*command, endpoint, point, str(passes))
-        child.expect(r"^serving search pid=\d+$", timeout=20)
-        return child
+        return process(*command, endpoint, point, str(passes))
 
     child = serve(1000)
+    child.expect(r"^serving search pid=\d+$", timeout=20)
     with connect(endpoint, timeout=30.0) as m:
         m.search.create(COLLECTION, SCHEMA)
     child.stop()

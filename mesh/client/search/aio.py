@@ -105,6 +105,7 @@ class AsyncSearch:
         page: int = 100,
     ) -> AsyncIterator[Hit]:
         """As `Search.hits`."""
+        limits.check_whole("page", page, 1, limits.MAX_PAGE)
         cursor = b""
         while True:
             found = await self._ask(

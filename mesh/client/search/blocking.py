@@ -97,6 +97,7 @@ class Search:
 
         `page`: how many are asked for at a time. What is written meanwhile may be missed.
         """
+        limits.check_whole("page", page, 1, limits.MAX_PAGE)
         cursor = b""
         while True:
             found = self._ask(
