@@ -222,6 +222,47 @@ def test_queries_go_on_during_a_rebuild_and_a_take_over(mesh: MemoryMesh) -> Non
     assert max(took) < 10.0
 
 
+@pytest.mark.timeout(300 if SOAK else 60)
+def test_no_query_fails_while_one_of_two_processes_is_killed(
+    process: support.Start, tmp_path: Path
+) -> None:
+    mesh = MemoryMesh(process, tmp_path / "s", processes=2, service="search")
+    stop = threading.Event()
+    answered: list[int] = []
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            with connect(mesh.endpoint, timeout=30.0) as m:
+                while not stop.is_set():
+                    found = m.search.query(
+                        COLLECTION, "word1", vector=[1.0, 1.0], filter="turn:>=100",
+                        highlight="title", facets={"turns": {"kind": "stats", "field": "turn"}},
+                    )  # fmt: skip
+                    answered.append(len(found))
+                    assert len(found) == 10 and found.facets["turns"]["count"] == found.total
+        except BaseException as error:
+            failures.append(error)
+
+    with connect(mesh.endpoint, timeout=30.0) as m:
+        m.search.create(COLLECTION, SCHEMA)
+        m.search.load(COLLECTION, (told(f"1-{at}", at) for at in range(1000)), refresh="wait")
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20 if SOAK else 3):
+            m.search.index(COLLECTION, told("1-1", 1 + 7 * turn))
+            before = len(answered)
+            mesh.kill_writer()
+            until(
+                lambda before=before: (len(answered) > before + 5 and mesh.complete()) or failures
+            )
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+
+
 def test_every_process_sees_a_write_in_time(mesh: MemoryMesh) -> None:
     with connect(mesh.endpoint, timeout=30.0) as m:
         s = m.search
