@@ -330,7 +330,7 @@ def check_highlight(highlight: Any) -> dict[str, Any]:
             f"{', '.join(HIGHLIGHT)}"
         )
     found: dict[str, Any] = {
-        "fields": check_fields(given.get("fields", []), "highlight: fields"),
+        "fields": [*dict.fromkeys(check_fields(given.get("fields", []), "highlight: fields"))],
         "size": check_whole("highlight: size", given.get("size", 150), 20, 10_000),
         "count": check_whole("highlight: count", given.get("count", 3), 1, 100),
         "before": check_text(given.get("before", "<em>"), 100, "highlight: before"),

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from mesh.errors import StoreError, StoreFull
+from mesh.errors import StoreBusy, StoreError, StoreFull
 from workers.search.records import Index
 from workers.search.schema import Schema
 
@@ -16,6 +16,9 @@ DAMAGED: Final = ".damaged"
 """Ends the name of a file beside an index that a reader could not use: it is to be replaced."""
 
 _NO_ROOM: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))
+_REFUSED: Final = tuple(
+    map(os.strerror, (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EROFS))
+)
 _FAILED: Final = "index writer was killed"
 """Said by tantivy of an error that its thread met with while it wrote."""
 
@@ -24,8 +27,8 @@ class IndexDamaged(Exception):
     """The files of an index cannot be used: it is built anew from the documents."""
 
 
-def unwritten(path: Path, error: BaseException) -> StoreError | None:
-    """What to raise where the files could not be written, though nothing is wrong with them.
+def undamaged(path: Path, error: BaseException) -> StoreError | None:
+    """What to raise where files could not be read or written, though nothing is wrong with them.
 
     None if they may be damaged.
     """
@@ -36,6 +39,8 @@ def unwritten(path: Path, error: BaseException) -> StoreError | None:
             "room: nothing is lost",
             retry_after=1.0,
         )
+    if any(text in said for text in _REFUSED):
+        return StoreBusy(f"the index at {path} cannot be opened now ({said})", retry_after=1.0)
     return None
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from mesh.errors import CallError, StoreBusy
 from mesh.protocol import payload
 from workers.search.change import Change, Fresh
-from workers.search.derived import DAMAGED, IndexDamaged, index_path, unwritten, vector_path
+from workers.search.derived import DAMAGED, IndexDamaged, index_path, undamaged, vector_path
 from workers.search.fresh import FreshValues
 from workers.search.records import Collection, Index, fields_of, read_document
 from workers.search.schema import Schema
@@ -226,7 +226,7 @@ class Indexer:
             derived.commit()
         except Exception as error:
             self._drop_open(number)  # nobody knows what it holds: it is opened anew
-            raise (unwritten(self._directory, error) or error) from None
+            raise (undamaged(self._directory, error) or error) from None
         built = index if building else None  # by now another one may be wanted
         self._commit(lambda change: change.applied(number, reached, built))
         if not building:

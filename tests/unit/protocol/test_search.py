@@ -71,6 +71,10 @@ ACCEPTED: list[tuple[Callable[[Any], Any], Any, Any]] = [
     (limits.check_highlight, [], {}),
     (limits.check_highlight, None, {}),
     (limits.check_highlight, {"fields": []}, {}),
+    (
+        lambda given: limits.check_highlight(given)["fields"], {"fields": ["a", "b", "a"]},
+        ["a", "b"],
+    ),
     (limits.check_facets, {"by": "author"}, {"by": {"kind": "terms", "field": "author"}}),
     (limits.check_facets, {"n": {"kind": "stats", "field": "n"}},
      {"n": {"kind": "stats", "field": "n"}}),

@@ -16,7 +16,7 @@ import numpy as np
 import tantivy
 
 from mesh.errors import InvalidArgument, StoreBusy
-from workers.search.derived import IndexDamaged, unwritten
+from workers.search.derived import IndexDamaged, undamaged
 from workers.search.query.nodes import Node
 from workers.search.schema import TAGS, Field, Schema
 from workers.search.text import completing, facets, files
@@ -102,7 +102,7 @@ class TextWriter:
             self._writer = index.writer(HEAP, 1)
         except ValueError as error:
             if "LockBusy" not in str(error):
-                raise unwritten(path, error) or IndexDamaged(f"{path.name}: {error}") from error
+                raise undamaged(path, error) or IndexDamaged(f"{path.name}: {error}") from error
             raise StoreBusy(f"the index {path.name} has another writer", retry_after=1.0) from None
         self._path = path
         self._native = native
@@ -308,11 +308,11 @@ class TextReader:
 
 @contextmanager
 def _damaged(path: Path) -> Iterator[None]:
-    """Errors of tantivy are damages, if the disk is not full: what it is asked was checked."""
+    """Errors of tantivy are damages, unless the system refused: what it is asked was checked."""
     try:
         yield
     except (ValueError, OSError) as error:
-        raise unwritten(path, error) or IndexDamaged(f"{path.name}: {error}") from error
+        raise undamaged(path, error) or IndexDamaged(f"{path.name}: {error}") from error
     except BaseException as error:
         # Raised by tantivy where it did not expect what it read.
         if type(error).__name__ != "PanicException":

@@ -6,6 +6,7 @@ import errno
 import gc
 import math
 import os
+import resource
 import threading
 import time
 import warnings
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mesh.errors import ConfigError, InvalidArgument, StoreFull
+from mesh.errors import ConfigError, InvalidArgument, StoreBusy, StoreFull
 from mesh.protocol import payload
 from mesh.service.lanes import Job
 from mesh.service.requests import Request
@@ -318,3 +319,19 @@ def test_searches_see_writes_while_a_dropped_collection_is_cleared_away(
     while store.ids("c", "late") != ["late"]:
         assert time.monotonic() < until
     assert left() > 6
+
+
+def test_too_many_open_files_are_no_damage(store: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[Path] = []
+    monkeypatch.setattr("workers.search.readers.mark_damaged", marked.append)
+    store.index("d", {"id": "a", "title": "thing", "size": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        for name in ("c", "d"):
+            with pytest.raises(StoreBusy, match="Too many open files"):
+                store.ids(name, "thing")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(store.ids("c", "thing")) == 5 and store.ids("d", "thing") == ["a"]
+    assert not marked
