@@ -175,7 +175,7 @@ class SearchEngine:
         try:
             releases = all(part.verb in RELEASES for op in ops for part in op.parts())
             results: list[Any] = self._commit(run, releases=releases)
-        except MeshError as error:
+        except Exception as error:  # they are one transaction; other groups are not harmed
             return [error] * len(ops)
         self._indexer.note(fresh, touched)
         return results
