@@ -226,7 +226,9 @@ class Indexer:
             derived.commit()
         except Exception as error:
             self._drop_open(number)  # nobody knows what it holds: it is opened anew
-            raise (undamaged(self._directory, error) or error) from None
+            if isinstance(error, OSError):
+                raise (undamaged(self._directory, error) or error) from None
+            raise
         built = index if building else None  # by now another one may be wanted
         self._commit(lambda change: change.applied(number, reached, built))
         if not building:

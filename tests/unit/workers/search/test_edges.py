@@ -164,6 +164,7 @@ def test_a_full_disk_is_no_damage(
     with pytest.raises(StoreFull, match="it is written, but searches do not see it yet") as caught:
         store.index("c", {"id": "late", "title": "late"})
     assert caught.value.maybe_executed and caught.value.retry_after
+    assert caught.value.message.count("could not be written") == 1
     store.write("index", "c", [{"id": "later", "title": "late"}])
     assert store.read("get", "c", "later") and len(store.ids("c", "thing")) == 5
     full.clear()
