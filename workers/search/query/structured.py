@@ -49,16 +49,7 @@ from workers.search.query.clauses import (
     spread,
     targets_of,
 )
-from workers.search.query.nodes import (
-    All,
-    Exists,
-    Fuzzy,
-    Like,
-    Match,
-    Node,
-    Phrase,
-    Prefix,
-)
+from workers.search.query.nodes import All, Exists, Fuzzy, Like, Match, Node, Phrase, Prefix
 from workers.search.query.parse import MAX_LENGTH, parse
 from workers.search.schema import TEXT, Field, Schema
 
