@@ -208,7 +208,8 @@ class Service:
         either kind is a stream. `inline` promises that a plain function never blocks: it then runs
         on the I/O thread, which is faster. `timeout` (seconds) bounds each call, `concurrency` how
         many run at once. `idempotent` promises that running it twice does no harm, so that the
-        mesh may repeat a call whose worker died.
+        mesh may repeat a call whose worker died. Handlers that never suspend share a task:
+        `mesh.current()` tells calls apart, `asyncio.current_task()` does not.
 
         Raises:
             ConfigError: an option or the function's signature is not allowed; says what is.
