@@ -168,6 +168,7 @@ def test_a_watch_ends_with_an_error_and_can_be_begun_anew(mesh: MemoryMesh) -> N
     asyncio.run(run())
 
 
+@pytest.mark.timeout(300 if SOAK else 60)
 def test_a_value_is_computed_once_over_take_overs(mesh: MemoryMesh) -> None:
     """The reservation is in the store: who computes goes on, and those who wait ask anew."""
     computed: dict[str, list[int]] = defaultdict(list)
