@@ -52,10 +52,9 @@ class Similar:
 
 @dataclass(slots=True)
 class Answer:
-    """What a query found. `hits`: without their documents, which are in `bodies`, packed."""
+    """What a query found. `hits`: packed, see `hits.packed_hit`."""
 
-    hits: list[dict[str, Any]]
-    bodies: list[bytes]
+    hits: list[bytes]
     total: int | None
     cursor: bytes
     facets: dict[str, Any]

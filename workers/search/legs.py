@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from mesh.errors import InvalidArgument, ProtocolError
 from mesh.protocol import payload
 from mesh.protocol.search import MAX_ROWS
 from workers.search.asked import EVERYTHING, Query, filtered, vector_field
 from workers.search.fusion import Leg, by_ranks, by_scores
+from workers.search.hits import place
 from workers.search.query.nodes import Node
 from workers.search.readers import OpenIndex
 from workers.search.text.index import Position, Sort
 
 TEXT_LEG, VECTOR_LEG = "text", "vector"
-
-Facts = dict[str, Any]
+_NAMES: Final = {TEXT_LEG: b"\xa4text", VECTOR_LEG: b"\xa6vector"}
 
 
 @dataclass(slots=True)
 class Ranked:
-    """Rows with their scores, best first, and what else a hit tells of each."""
+    """Rows with their scores, best first. `told`: what else a hit tells of each, packed; or ()."""
 
     rows: Sequence[int]
     scores: Sequence[float]
-    facts: Sequence[Facts]
+    told: Sequence[bytes]
     total: int | None
     cursor: bytes = b""
 
@@ -43,26 +43,21 @@ def text_leg(index: OpenIndex, query: Query, node: Node, without: Collection[int
         node, limit=begin + query.limit + len(without), offset=query.offset - begin, sort=sort,
         after=after, total=query.total,
     )  # fmt: skip
-    if not without and not query.min_score:
-        picked = list(range(min(query.limit, len(found.rows))))
-    else:
+    rows, scores, values = found.rows, found.scores, found.values
+    if without or query.min_score:
         picked = [
-            at for at, row in enumerate(found.rows)
-            if row not in without and (sort is not None or found.scores[at] >= query.min_score)
+            at for at, row in enumerate(rows)
+            if row not in without and (sort is not None or scores[at] >= query.min_score)
         ][begin : begin + query.limit]  # fmt: skip
+        rows, scores = [rows[at] for at in picked], [scores[at] for at in picked]
+        values = [values[at] for at in picked] if sort is not None else []
     cursor = b""
-    if picked and len(picked) == query.limit:
-        last = picked[-1]
-        values = found.values[last] if sort is not None else [found.scores[last]]
-        seen = (query.offset if after is None else after.seen) + len(picked)
-        cursor = payload.encode([list(values), found.rows[last], seen])
-    return Ranked(
-        [found.rows[at] for at in picked],
-        [found.scores[at] for at in picked],
-        [{"sort": list(found.values[at])} if sort is not None else {} for at in picked],
-        found.total if query.total else None,
-        cursor,
-    )
+    if rows and len(rows) == query.limit:
+        last = values[-1] if sort is not None else (scores[-1],)
+        seen = (query.offset if after is None else after.seen) + len(rows)
+        cursor = payload.encode([last, rows[-1], seen])
+    told = [b"\x81\xa4sort" + payload.encode(one) for one in values]
+    return Ranked(rows, scores, told, found.total if query.total else None, cursor)
 
 
 def vector_legs(
@@ -78,32 +73,30 @@ def vector_legs(
     begin = _begin(query)
     wanted = begin + query.limit
     depth = len(without) + (wanted if node is None else max(query.depth, wanted))
-    nearest = _nearest(index, query, vector, depth, without)
+    nearest = Leg(*_nearest(index, query, vector, depth, without))
+    legs = {VECTOR_LEG: nearest}
     total: int | None = None
     if node is None:
-        best = list(zip(*nearest, strict=True))
-        legs = {VECTOR_LEG: _places(*nearest)}
+        rows, scores = nearest
     else:
         found = index.text.search(
             filtered(node, query, index.schema), limit=depth, total=query.total
         )
         kept = [at for at, row in enumerate(found.rows) if row not in without]
         texts = Leg([found.rows[at] for at in kept], [found.scores[at] for at in kept])
-        legs = {TEXT_LEG: _places(*texts), VECTOR_LEG: _places(*nearest)}
-        both = {TEXT_LEG: texts, VECTOR_LEG: Leg(*nearest)}
+        legs = {TEXT_LEG: texts, VECTOR_LEG: nearest}
         if query.fusion == "ranks":
-            best = by_ranks(both, query.weights)
+            best = by_ranks(legs, query.weights)
         else:
-            best = by_scores(both, query.weights, query.depth)
+            best = by_scores(legs, query.weights, query.depth)
+        rows, scores = [row for row, _ in best], [score for _, score in best]
         total = found.total if query.total else None
-    if query.min_score:
-        best = [(row, score) for row, score in best if score >= query.min_score]
-    page = best[begin:wanted]
-    facts: list[Facts] = [
-        {leg: places[row] for leg, places in legs.items() if row in places} for row, _ in page
-    ]
+    end = wanted
+    if query.min_score:  # scores fall
+        end = min(end, sum([score >= query.min_score for score in scores]))
+    page = rows[begin:end]
     cursor = payload.encode([wanted]) if page and len(page) == query.limit else b""
-    return Ranked([row for row, _ in page], [score for _, score in page], facts, total, cursor)
+    return Ranked(page, scores[begin:end], _places(legs, page), total, cursor)
 
 
 def _nearest(
@@ -118,12 +111,19 @@ def _nearest(
     return index.vectors[name].search(vector, depth, allowed, without)
 
 
-def _places(rows: Sequence[int], scores: Sequence[float]) -> dict[int, Facts]:
-    """The rank, from 1, and the score of each row in a leg."""
-    return {
-        row: {"rank": rank, "score": score}
-        for rank, (row, score) in enumerate(zip(rows, scores, strict=True), 1)
-    }
+def _places(legs: Mapping[str, Leg], page: Sequence[int]) -> list[bytes]:
+    """Where each row of a page stands in each leg that has it, packed."""
+    places = [
+        (_NAMES[name], leg.scores, {row: at for at, row in enumerate(leg.rows)})
+        for name, leg in legs.items()
+    ]
+    told: list[bytes] = []
+    for row in page:
+        found = [
+            name + place(at[row] + 1, scores[at[row]]) for name, scores, at in places if row in at
+        ]
+        told.append(bytes((0x80 | len(found),)) + b"".join(found))
+    return told
 
 
 def _position(cursor: bytes) -> Position | None:

@@ -45,7 +45,8 @@ U64: Final = struct.Struct(">Q")
 ROW: Final = struct.Struct(">IQ")
 _STATE: Final = struct.Struct(">6Q")
 _TOTALS: Final = struct.Struct(">QI")
-_DOCUMENT: Final = struct.Struct(">HI")
+HEAD: Final = struct.Struct(">HI")
+"""Of a document: octets of its id, and of its body, which follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +159,16 @@ class Document:
         """The record."""
         name = self.id.encode()
         vectors = msgpack.packb(self.vectors) if self.vectors else b""
-        return b"".join((_DOCUMENT.pack(len(name), len(self.body)), name, self.body, vectors))
+        return b"".join((HEAD.pack(len(name), len(self.body)), name, self.body, vectors))
 
 
 def read_document(record: bytes) -> Document:
     """A document from its record."""
-    name_size, body_size = _DOCUMENT.unpack_from(record)
-    begin = _DOCUMENT.size + name_size
+    name_size, body_size = HEAD.unpack_from(record)
+    begin = HEAD.size + name_size
     end = begin + body_size
     vectors = msgpack.unpackb(record[end:]) if len(record) > end else {}
-    return Document(record[_DOCUMENT.size : begin].decode(), record[begin:end], vectors)
+    return Document(record[HEAD.size : begin].decode(), record[begin:end], vectors)
 
 
 def fields_of(document: Document, decode: Any) -> dict[str, Any]:

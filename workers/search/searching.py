@@ -19,11 +19,12 @@ from workers.search.asked import (
     vector_of,
 )
 from workers.search.derived import IndexDamaged
+from workers.search.hits import NOTHING, joined, packed_hit
 from workers.search.legs import Ranked, text_leg, vector_legs
 from workers.search.query.nodes import Node
 from workers.search.query.structured import filter_of
 from workers.search.readers import OpenIndex, Readers
-from workers.search.records import Collection, Document
+from workers.search.records import Collection, Document, read_document
 from workers.search.resembling import numbers, resembling, rows_of
 from workers.search.schema import KEYWORD, TAGS, TEXT, Schema
 from workers.search.text import facets
@@ -167,14 +168,14 @@ def _run(
         ranked = vector_legs(index, query, node, vector, without)
     else:
         ranked = text_leg(index, query, filtered(node or EVERYTHING, query, schema), without)
-    hits, bodies = _hits(view, found, index, query, ranked, node)
+    hits = _hits(view, found, index, query, ranked, node)
     counts: dict[str, Any] = {}
     if query.facets:
         counts = index.text.facets(
             filtered(node or EVERYTHING, query, schema), _facets(query, schema)
         )
     took = time.perf_counter() - began
-    return Answer(hits, bodies, ranked.total, ranked.cursor, counts, index.applied, took)
+    return Answer(hits, ranked.total, ranked.cursor, counts, index.applied, took)
 
 
 def _hits(
@@ -184,28 +185,38 @@ def _hits(
     query: Query,
     ranked: Ranked,
     node: Node | None,
-) -> tuple[list[dict[str, Any]], list[bytes]]:
-    hits: list[dict[str, Any]] = []
-    bodies: list[bytes] = []
+) -> list[bytes]:
+    hits: list[bytes] = []
+    whole = query.source is True
+    more = query.highlight is not None or query.explain or bool(query.source) is not whole
+    told = ranked.told
     octets = 0
-    for row, score, facts in zip(ranked.rows, ranked.scores, ranked.facts, strict=True):
-        document = view.document_at(found, row)
-        if document is None:
+    for at, row in enumerate(ranked.rows):
+        record = view.record_at(found, row)
+        if record is None:
             raise _Gone
-        hit: dict[str, Any] = {"id": document.id, "score": score, "version": row, **facts}
-        if query.highlight is not None and node is not None:
-            hit["highlight"] = _highlighted(document, node, index.schema, query.highlight)
-        if query.explain and node is not None:
-            hit["explain"] = index.text.explain(node, row)
-        hits.append(hit)
-        if query.source is True:
-            bodies.append(document.body)
-        elif query.source:
-            bodies.append(_selected(document, query.source))
-        if bodies:
-            octets += len(bodies[-1])
+        one = told[at] if told else NOTHING
+        if more:
+            one = joined(one, _more(read_document(record), row, index, query, node))
+        hits.append(packed_hit(record, row, ranked.scores[at], one, whole))
+        if query.source:
+            octets += len(hits[-1])
             check_answer(octets, "ask for fewer at a time (limit, page), or for single fields")
-    return hits, bodies
+    return hits
+
+
+def _more(
+    document: Document, row: int, index: OpenIndex, query: Query, node: Node | None
+) -> dict[str, Any]:
+    """What is told of a hit only if it was asked for."""
+    found: dict[str, Any] = {}
+    if query.highlight is not None and node is not None:
+        found["highlight"] = _highlighted(document, node, index.schema, query.highlight)
+    if query.explain and node is not None:
+        found["explain"] = index.text.explain(node, row)
+    if query.source and query.source is not True:
+        found["source"] = _selected(document, query.source)
+    return found
 
 
 def _asked(query: Query, schema: Schema) -> Node:
@@ -226,15 +237,15 @@ def _nothing(query: Query, schema: Schema, began: float) -> Answer:
     _asked(query, schema)
     counts = facets.nothing(_facets(query, schema))
     total = 0 if query.total else None
-    return Answer([], [], total, b"", counts, 0, time.perf_counter() - began)
+    return Answer([], total, b"", counts, 0, time.perf_counter() - began)
 
 
-def _selected(document: Document, names: Sequence[str]) -> bytes:
+def _selected(document: Document, names: Sequence[str]) -> dict[str, Any]:
     """The document with its id and those fields alone; vectors as lists of numbers."""
     values = payload.decode(document.body)
     for name, vector in document.vectors.items():
         values[name] = numbers(vector).tolist()
-    return payload.encode({name: values[name] for name in ("id", *names) if name in values})
+    return {name: values[name] for name in ("id", *names) if name in values}
 
 
 def _highlighted(

@@ -14,6 +14,7 @@ from mesh.protocol import payload
 from mesh.protocol import search as limits
 from workers.acts import Act, same
 from workers.search.asked import Answer, Query, Similar
+from workers.search.hits import packed_answer
 from workers.search.operations import Given, Op
 from workers.search.records import Document
 from workers.search.schema import Schema, parse
@@ -351,33 +352,18 @@ def _packed(document: Document | None) -> bytes:
     return b"\xc0" if document is None else document.body
 
 
-def _answered(answer: Answer) -> dict[str, Any]:
-    hits = answer.hits
-    if answer.bodies:
-        for hit, body in zip(hits, answer.bodies, strict=True):
-            hit["source"] = payload.decode(body)
-    return {"hits": hits, **_around(answer)}
-
-
-def _around(answer: Answer) -> dict[str, Any]:
-    return {
-        "total": answer.total,
-        "cursor": answer.cursor,
-        "facets": answer.facets,
-        "refreshed": answer.refreshed,
-        "took": answer.took,
-    }
+def _answered(answer: Answer) -> Any:
+    return payload.decode(_answer_packed(answer))
 
 
 def _answer_packed(answer: Answer) -> bytes:
-    """The answer as MessagePack; the documents are put in as they are."""
-    parts: list[bytes] = [b"\x86\xa4hits", b"\xdd", len(answer.hits).to_bytes(4, "big")]
-    if answer.bodies:
-        for hit, body in zip(answer.hits, answer.bodies, strict=True):
-            packed = payload.encode(hit)  # a map of fewer than 15 entries: its first octet says so
-            parts += (bytes((packed[0] + 1,)), packed[1:], b"\xa6source", body)
-    else:
-        parts += map(payload.encode, answer.hits)
-    for name, value in _around(answer).items():
-        parts += (payload.encode(name), payload.encode(value))
-    return b"".join(parts)
+    return packed_answer(
+        answer.hits,
+        {
+            "total": answer.total,
+            "cursor": answer.cursor,
+            "facets": answer.facets,
+            "refreshed": answer.refreshed,
+            "took": answer.took,
+        },
+    )

@@ -58,6 +58,7 @@ class View:
         self.at = at
         self.tables = tables
         self.definitions = definitions
+        self._documents = tables["documents"]
 
     # ---------------------------------------------------------------- verbs
 
@@ -184,11 +185,15 @@ class View:
 
     def document_at(self, collection: Collection, row: int) -> Document | None:
         """The document in `row`; None if it has gone."""
+        record = self.record_at(collection, row)
+        return None if record is None else read_document(record)
+
+    def record_at(self, collection: Collection, row: int) -> bytes | None:
+        """The record of the document in `row`; None if it has gone. Raises DataCorrupted."""
         try:
-            record = self.at.get(self.tables["documents"], ROW.pack(collection.number, row))
+            return self.at.get(self._documents, ROW.pack(collection.number, row))
         except DataCorrupted as error:
             raise _damaged(collection, row) from error
-        return None if record is None else read_document(record)
 
     def documents_after(self, number: int, row: int) -> Iterator[tuple[int, bytes | None]]:
         """Rows above `row` with the records in them, in their order; None for a damaged one."""

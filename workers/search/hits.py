@@ -1,0 +1,54 @@
+"""Hits as they travel: MessagePack, made of the records of documents without a look inside."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mesh.protocol import payload
+from workers.search.records import HEAD
+
+NOTHING: Final = b"\x80"
+"""An empty map: nothing else is told."""
+_MIDDLE: Final = struct.Struct(">7sd9sQ")
+_SCORE: Final = b"\xa5score\xcb"
+_VERSION: Final = b"\xa7version\xcf"
+_PLACE: Final = struct.Struct(">6sI7sd")
+_RANK: Final = b"\xa4rank\xce"
+
+
+def packed_hit(record: bytes, row: int, score: float, told: bytes, source: bool) -> bytes:
+    """{id, score, version, ..., source} of the document in `record`, the latter if `source`.
+
+    `told`: a map of up to eleven further entries.
+    """
+    name_size, body_size = HEAD.unpack_from(record)
+    begin = HEAD.size + name_size
+    entries = 3 + source + (told[0] & 0x0F)
+    parts = [
+        bytes((0x80 | entries,)), b"\xa2id", payload.text_header(name_size),
+        record[HEAD.size : begin],
+        _MIDDLE.pack(_SCORE, score, _VERSION, row), told[1:],
+    ]  # fmt: skip
+    if source:
+        parts += (b"\xa6source", record[begin : begin + body_size])
+    return b"".join(parts)
+
+
+def joined(told: bytes, more: dict[str, Any]) -> bytes:
+    """What is told of a hit, with more entries."""
+    packed = payload.encode(more)
+    return bytes((told[0] + (packed[0] & 0x0F),)) + told[1:] + packed[1:]
+
+
+def place(rank: int, score: float) -> bytes:
+    """Where a hit stands in one leg: {rank, score}."""
+    return b"\x82" + _PLACE.pack(_RANK, rank, _SCORE, score)
+
+
+def packed_answer(hits: Sequence[bytes], around: dict[str, Any]) -> bytes:
+    """The answer to a query: {hits, ...around}, which are up to fourteen entries."""
+    packed = payload.encode(around)
+    head = bytes((packed[0] + 1,)) + b"\xa4hits\xdd" + len(hits).to_bytes(4, "big")
+    return b"".join((head, *hits, packed[1:]))
