@@ -67,6 +67,9 @@ NAMES = (
     "workers.storage.change",
     "workers.storage.running",
     "workers.storage.verbs",
+    "workers.search.hits",
+    "workers.search.records",
+    "workers.search.view",
 )
 
 

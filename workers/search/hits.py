@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any, Final
 
 from mesh.protocol import payload
+from mesh.protocol.search import MAX_KEY
 from workers.search.records import HEAD
 
 NOTHING: Final = b"\x80"
@@ -14,8 +14,11 @@ NOTHING: Final = b"\x80"
 _MIDDLE: Final = struct.Struct(">7sd9sQ")
 _SCORE: Final = b"\xa5score\xcb"
 _VERSION: Final = b"\xa7version\xcf"
+_SOURCE: Final = b"\xa6source"
 _PLACE: Final = struct.Struct(">6sI7sd")
 _RANK: Final = b"\xa4rank\xce"
+_BEGINS: Final = [bytes((0x80 | entries,)) + b"\xa2id" for entries in range(16)]
+_IDS: Final = [payload.text_header(octets) for octets in range(MAX_KEY + 1)]
 
 
 def packed_hit(record: bytes, row: int, score: float, told: bytes, source: bool) -> bytes:
@@ -27,12 +30,11 @@ def packed_hit(record: bytes, row: int, score: float, told: bytes, source: bool)
     begin = HEAD.size + name_size
     entries = 3 + source + (told[0] & 0x0F)
     parts = [
-        bytes((0x80 | entries,)), b"\xa2id", payload.text_header(name_size),
-        record[HEAD.size : begin],
+        _BEGINS[entries], _IDS[name_size], record[HEAD.size : begin],
         _MIDDLE.pack(_SCORE, score, _VERSION, row), told[1:],
     ]  # fmt: skip
     if source:
-        parts += (b"\xa6source", record[begin : begin + body_size])
+        parts += (_SOURCE, record[begin : begin + body_size])
     return b"".join(parts)
 
 
@@ -47,7 +49,7 @@ def place(rank: int, score: float) -> bytes:
     return b"\x82" + _PLACE.pack(_RANK, rank, _SCORE, score)
 
 
-def packed_answer(hits: Sequence[bytes], around: dict[str, Any]) -> bytes:
+def packed_answer(hits: list[bytes], around: dict[str, Any]) -> bytes:
     """The answer to a query: {hits, ...around}, which are up to fourteen entries."""
     packed = payload.encode(around)
     head = bytes((packed[0] + 1,)) + b"\xa4hits\xdd" + len(hits).to_bytes(4, "big")

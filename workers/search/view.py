@@ -24,9 +24,9 @@ from workers.search.records import (
     read_state,
     read_totals,
 )
-from workers.store import Table
-from workers.store import View as StoreView
 from workers.store.engine import ReadBlock
+from workers.store.tables import Table
+from workers.store.tables import View as StoreView
 
 Tables = dict[str, Table]
 
