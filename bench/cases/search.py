@@ -71,8 +71,8 @@ CASES = (
     ),
     Case(
         "search-vectors",
-        "The 10 nearest of 20,000 vectors of 64 numbers, 16 in flight, right after the load and with "
-        "the graphs built, by the clock and by the service's processor time; usearch in process",
+        "The 10 nearest of 20,000 vectors of 64 numbers, 16 in flight: right after the load, and "
+        "with the graphs built; by the clock, by the service's processor time; usearch in process",
         "queries/s",
         {SEARCH: _vectors},
         (

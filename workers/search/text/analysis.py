@@ -95,6 +95,13 @@ def asked(text: str, analyzer: str) -> list[Token]:
     return kept or list(_marked(found, _full(analyzer)))
 
 
+def asked_ascii(text: str, analyzer: str) -> list[str]:
+    """What the words of `asked` are, for a text of ASCII alone; in a fraction of the time."""
+    found = normal(text)
+    words: list[str] = _telling(analyzer).analyze(found) or _full(analyzer).analyze(found)
+    return words
+
+
 def phrase(text: str, analyzer: str) -> list[Token]:
     """All words of a text that is looked for, in the places of its normal form."""
     return list(_marked(normal(text), _full(analyzer)))

@@ -291,6 +291,8 @@ def _ranked(field: Field, text: str, *, singles: bool = True) -> list[likeness.W
 
     `singles`: characters also each by itself.
     """
+    if text.isascii():
+        return [(field.name, word) for word in analysis.asked_ascii(text, field.analyzer)]
     words = analysis.asked(text, field.analyzer)
     if field.analyzer == "jieba" and any(one.character for one in words):
         cut = filter(_wide, analysis.whole_words(text, field.analyzer))

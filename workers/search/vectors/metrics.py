@@ -7,6 +7,8 @@ l2      minus the square of the Euclidean distance
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -26,6 +28,11 @@ def prepared(metric: str, vectors: Floats) -> Floats:
     """A vector or a matrix in the form in which it is kept and compared."""
     if metric != "cosine":
         return vectors
+    if vectors.ndim == 1:  # the same in a third of the time
+        wide = vectors.astype(np.float64)
+        length = math.sqrt(wide.dot(wide))
+        single: Floats = (wide / max(length, sys.float_info.min)).astype(np.float32)
+        return single
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
     found: Floats = (vectors / np.maximum(lengths, np.finfo(np.float64).tiny)).astype(np.float32)
     return found
