@@ -12,6 +12,7 @@ import functools
 import inspect
 import logging
 import os
+import sys
 import typing
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -180,6 +181,7 @@ class Service:
         self.facts: dict[str, Any] = {}
         self.methods: dict[str, Method] = {}
         self.executors: dict[str, tuple[Execute, bool]] = {}
+        self.portions: dict[str, int] = {}
         self.startup_hooks: list[Callable[[], Any]] = []
         self.drain_hooks: list[Callable[[], Any]] = []
         self.shutdown_hooks: list[Callable[[], Any]] = []
@@ -274,12 +276,15 @@ class Service:
         capacity: int = ASYNC_CAPACITY,
         execute: Execute | None = None,
         inline: bool = False,
+        portion: int = 0,
     ) -> None:
         """Declare a lane: a queue of its own at the brokers, for methods with `lane=name`.
 
         `capacity` 0 declares a lane that this process does not serve yet (`Runtime.set_lane`).
         `execute(jobs)`, if given, is handed everything that has arrived and runs it, on a thread of
-        its own or with `inline` on the I/O thread; nothing is answered before it returns.
+        its own or with `inline` on the I/O thread; nothing is answered before it returns. An inline
+        one may be handed no more than a `portion` at a time, so that the first answers do not wait
+        for the last.
 
         Raises:
             ConfigError: a value is not allowed.
@@ -291,6 +296,7 @@ class Service:
         self._lanes[name] = capacity
         if execute is not None:
             self.executors[name] = (execute, inline)
+            self.portions[name] = portion or sys.maxsize
 
     # ---------------------------------------------------------------- serving
 

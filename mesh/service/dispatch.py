@@ -35,6 +35,23 @@ class Runner(Protocol):
     def stop(self, timeout: float) -> None: ...
 
 
+class InlineLane:
+    """A lane whose executor runs on the thread that drives, up to a `portion` of it in a turn."""
+
+    __slots__ = ("execute", "portion", "waiting")
+
+    def __init__(self, execute: Execute, portion: int) -> None:
+        self.execute = execute
+        self.portion = portion
+        self.waiting: list[Request] = []
+
+    def take(self) -> list[Request]:
+        """What is to be run now."""
+        portion = self.waiting[: self.portion]
+        del self.waiting[: self.portion]
+        return portion
+
+
 class Dispatcher:
     """Starts what the session hands out; cancels, wakes, collects batches.
 
@@ -63,11 +80,11 @@ class Dispatcher:
         self._collectors = {
             method: Collector(method) for method in service.methods.values() if method.batch
         }
-        self._inline: dict[str, Execute] = {}
+        self._inline: dict[str, InlineLane] = {}
         self._lanes: dict[str, LaneThread] = {}
         for lane, (execute, inline) in service.executors.items():
             if inline:
-                self._inline[lane] = execute
+                self._inline[lane] = InlineLane(execute, service.portions[lane])
             else:
                 self._lanes[lane] = LaneThread(f"{name}-{lane or 'lane'}", execute, outbox.post)
         # The methods whose requests simply run on the loop.
@@ -136,7 +153,9 @@ class Dispatcher:
     # ---------------------------------------------------------------- each turn
 
     def next_deadline(self) -> float:
-        """When a collected batch must be run; infinite if none has been begun."""
+        """When something must be run that was handed out before; infinite if nothing was."""
+        if any([lane.waiting for lane in self._inline.values()]):
+            return -math.inf
         return min((c.flush_at for c in self._collectors.values()), default=math.inf)
 
     def turn(self, session: SessionCore, now: float) -> bool:
@@ -151,7 +170,12 @@ class Dispatcher:
             for collector in self._collectors.values():
                 if collector.flush_at <= now:
                     self._run_group(collector.method, collector.take())
-        return bool(starts or signals)
+        active = bool(starts or signals)
+        for lane in self._inline.values():
+            if lane.waiting:
+                active = True
+                apply(session, execute_all(lane.execute, lane.take()))
+        return active
 
     def _start(self, session: SessionCore, starts: list[Request], now: float) -> None:
         here: list[Outcome] = []
@@ -185,7 +209,7 @@ class Dispatcher:
             if lane in self._lanes:
                 self._lanes[lane].submit(requests)
             else:
-                here += execute_all(self._inline[lane], requests)
+                self._inline[lane].waiting += requests
         if here:
             apply(session, here)
 

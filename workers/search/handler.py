@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 WRITER, SWEEP, SCAN = "writer", "sweep", "scan"
 WINDOWS = {"": 32, SCAN: 16}
+PORTION = 4
+"""Reads that are answered together: a query takes longer than sending its answer."""
 CLAIMED = {WRITER: 256, SWEEP: 4}
 PAGE = 100
 DELETED_AT_ONCE = 1000
@@ -73,7 +75,7 @@ class SearchHandler:
     def _declare(self, name: str, version: str) -> Service:
         service = Service(name, version=version)
         service.facts["store"] = {**self.engine.identity(), "host": socket.gethostname()}
-        service.lane("", capacity=WINDOWS[""], execute=self.answer, inline=True)
+        service.lane("", capacity=WINDOWS[""], execute=self.answer, inline=True, portion=PORTION)
         service.lane(SCAN, capacity=WINDOWS[SCAN])
         service.lane(WRITER, capacity=0, execute=self.execute)
         service.lane(SWEEP, capacity=0)
