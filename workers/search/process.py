@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def run(settings: Settings, brokers: Sequence[str]) -> int:
             "in the configuration"
         )
     data = Path(search.data)
+    # Threads of BLAS that wait for each other cost more than they bring while all cores are in use;
+    # it is asked when it is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from workers.search.engine import SearchEngine
         from workers.search.handler import SearchHandler

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -37,6 +38,8 @@ from workers.search.vectors.nearest import nearest
 from workers.search.vectors.state import Follower
 
 LOCK: Final = "lock"
+LOOK_EVERY: Final = 0.25
+"""Seconds after which a search looks whether there are new segments."""
 
 
 class VectorReader:
@@ -46,6 +49,7 @@ class VectorReader:
         """Open it as of the last commit. Raises IndexDamaged."""
         self._field = field
         self._follower = Follower(path, field)
+        self._look_at = time.monotonic() + LOOK_EVERY
 
     @property
     def count(self) -> int:
@@ -79,6 +83,7 @@ class VectorReader:
 
         Raises:
             InvalidArgument: the vector has another dimension.
+            IndexDamaged: a segment that has come since is not what was written.
         """
         if isinstance(vector, bytes):
             vector = np.frombuffer(vector, "<f4")
@@ -88,6 +93,11 @@ class VectorReader:
                 f"it has {self._field.dimension}"
             )
         query = prepared(self._field.metric, np.asarray(vector, np.float32))
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            if self._follower.behind():
+                self.refresh()
         state = self._follower.state
         return nearest(state, self._field.metric, query, k, allowed, exclude)
 

@@ -84,6 +84,10 @@ class Follower:
             self._version = None
             raise IndexDamaged(f"{Path(missing.filename or '').name} is missing")
 
+    def behind(self) -> bool:
+        """Whether segments were built or merged since: no commit tells of that."""
+        return self._version is not None and self._has_moved_on()
+
     def forget(self) -> None:
         """Hold nothing any more."""
         with self._lock:
