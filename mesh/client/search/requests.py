@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 SERVICE = "search"
 HOW_TO_START = "start it with `python -m workers search --broker ENDPOINT --data DIR`"
@@ -36,8 +36,7 @@ class Leg:
     rank: int
 
 
-@dataclass(slots=True, frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """A document that was found.
 
     `source`: its fields, as far as they were asked for. `highlight`: fragments, by field. `text`
@@ -122,21 +121,23 @@ def hits(found: Mapping[str, Any]) -> Hits:
 
 
 def _hit(found: Mapping[str, Any]) -> Hit:
+    get = found.get
+    text, vector = get("text"), get("vector")
     return Hit(
         found["id"],
         found["score"],
         found["version"],
-        found.get("source") or {},
-        found.get("highlight") or {},
-        found.get("sort") or [],
-        _leg(found.get("text")),
-        _leg(found.get("vector")),
-        found.get("explain"),
+        get("source") or {},
+        get("highlight") or {},
+        get("sort") or [],
+        _leg(text) if text else None,
+        _leg(vector) if vector else None,
+        get("explain"),
     )
 
 
-def _leg(found: Mapping[str, Any] | None) -> Leg | None:
-    return Leg(found["score"], found["rank"]) if found else None
+def _leg(found: Mapping[str, Any]) -> Leg:
+    return Leg(found["score"], found["rank"])
 
 
 def collection_info(found: Mapping[str, Any]) -> CollectionInfo:

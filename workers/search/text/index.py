@@ -6,10 +6,10 @@ It is a directory of tantivy. Documents are known by their rows; what they hold 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -306,18 +306,36 @@ class TextReader:
         return [searcher.search(query, 1, False).hits[0][0]] * count if count else []
 
 
-@contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    """Errors of tantivy are damages, unless the system refused: what it is asked was checked."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise undamaged(path, error) or IndexDamaged(f"{path.name}: {error}") from error
-    except BaseException as error:
+class _Damages:
+    """The block of `_damaged`."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        path = self._path
+        if isinstance(error, ValueError | OSError):
+            raise undamaged(path, error) or IndexDamaged(f"{path.name}: {error}") from error
         # Raised by tantivy where it did not expect what it read.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise IndexDamaged(f"{path.name}: {error}") from error
+        if type(error).__name__ == "PanicException":
+            raise IndexDamaged(f"{path.name}: {error}") from error
+
+
+def _damaged(path: Path) -> _Damages:
+    """Errors of tantivy are damages, unless the system refused: what it is asked was checked."""
+    return _Damages(path)
 
 
 def _highest(searcher: Any) -> int:
