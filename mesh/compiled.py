@@ -70,17 +70,11 @@ NAMES = (
     "workers.search.hits",
     "workers.search.records",
     "workers.search.view",
-    "workers.search.asked",
     "workers.search.legs",
     "workers.search.searching",
-    "workers.search.verbs",
     "workers.search.text.index",
     "workers.search.text.paging",
     "workers.search.text.compile",
-    "workers.search.query.parse",
-    "workers.search.query.structured",
-    "workers.search.vectors.nearest",
-    "workers.search.vectors.metrics",
 )
 
 
