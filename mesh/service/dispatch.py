@@ -155,7 +155,7 @@ class Dispatcher:
     def next_deadline(self) -> float:
         """When something must be run that was handed out before; infinite if nothing was."""
         if any([lane.waiting for lane in self._inline.values()]):
-            return -math.inf
+            return 0.0
         return min((c.flush_at for c in self._collectors.values()), default=math.inf)
 
     def turn(self, session: SessionCore, now: float) -> bool:

@@ -398,6 +398,32 @@ def test_lane_executors_run_together_what_has_arrived() -> None:
     asyncio.run(scenario())
 
 
+def test_an_inline_lane_is_run_in_portions() -> None:
+    async def scenario() -> None:
+        runs: list[int] = []
+        store = Service("store")
+
+        def execute(jobs: list[Job]) -> None:
+            runs.append(len(jobs))
+            for job in jobs:
+                job.run()
+
+        store.lane("", execute=execute, inline=True, portion=3)
+
+        @store.rpc
+        def get(key: str) -> str:
+            return key
+
+        async with MeshTest(store) as m:
+            assert await asyncio.gather(*[m.call(get, str(n)) for n in range(20)]) == [
+                str(n) for n in range(20)
+            ]
+            assert sum(runs) == 20
+            assert max(runs) == 3
+
+    asyncio.run(scenario())
+
+
 def test_hooks_and_lifespan_surround_the_serving() -> None:
     order: list[str] = []
 

@@ -16,6 +16,8 @@ PIECES = st.sampled_from(
      "한국어 ", "e\u0323\u0301", "①", "𠮷"]
 ) | st.text(max_size=3)  # fmt: skip
 
+ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
+
 
 def spelt(text: str, analyzer: str = "default") -> list[str]:
     return [one.text for one in analysis.tokens(text, analyzer)]
@@ -44,6 +46,13 @@ def test_words_of_a_text(text: str, words: list[str]) -> None:
 
 def test_plain_keeps_the_forms_of_words() -> None:
     assert spelt("The Runners ran", "plain") == ["the", "runners", "ran"]
+
+
+@given(ASCII, st.sampled_from(["default", "plain"]))
+def test_texts_of_ascii_are_asked_for_by_the_same_words(text: str, analyzer: str) -> None:
+    for given_text in (text, f"the {text}", f"the of {text}"):
+        words = [one.text for one in analysis.asked(given_text, analyzer)]
+        assert analysis.asked_ascii(given_text, analyzer) == words
 
 
 def test_frequent_words_are_asked_for_only_where_there_are_no_others() -> None:

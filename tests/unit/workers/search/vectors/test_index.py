@@ -13,8 +13,9 @@ import pytest
 from mesh.errors import InvalidArgument, StoreBusy
 from tests.unit.workers.search.vectors.model import Model, as_bytes, clustered, recall
 from workers.search.schema import METRICS, Field
-from workers.search.vectors import merging
+from workers.search.vectors import index, merging
 from workers.search.vectors.index import VectorReader, VectorWriter
+from workers.search.vectors.metrics import prepared
 
 DIMENSION = 8
 
@@ -102,6 +103,31 @@ def test_what_was_not_committed_is_forgotten(path: Path) -> None:
     writer.apply([1], [(2, vector)])
     writer.close()
     assert VectorReader(path, field()).search(vector, 5)[0] == [1]
+
+
+def test_merged_segments_are_found_without_a_commit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "LOOK_EVERY", 0.0)
+    writer = VectorWriter(path, field())
+    vectors = clustered(np.random.default_rng(1), 300, DIMENSION)
+    writer.apply([], [(row, as_bytes(one)) for row, one in enumerate(vectors)])
+    writer.commit()
+    reader = VectorReader(path, field())
+    before = reader.search(vectors[7], 5)
+    assert reader.segments == 0
+    writer.settle()
+    assert reader.search(vectors[7], 5) == before
+    assert reader.segments == 1
+    writer.close()
+    reader.close()
+
+
+def test_a_single_vector_is_prepared_like_those_of_a_matrix() -> None:
+    vectors = 1e10 * clustered(np.random.default_rng(2), 50, DIMENSION)
+    together = prepared("cosine", vectors)
+    for one, expected in zip(vectors, together, strict=True):
+        np.testing.assert_allclose(prepared("cosine", one), expected, rtol=1e-6)
 
 
 def test_removing_is_idempotent_and_a_row_may_come_back(path: Path) -> None:
