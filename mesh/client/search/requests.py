@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 SERVICE = "search"
 HOW_TO_START = "start it with `python -m workers search --broker ENDPOINT --data DIR`"
@@ -36,7 +36,8 @@ class Leg:
     rank: int
 
 
-class Hit(NamedTuple):
+@dataclass(slots=True, frozen=True)
+class Hit:
     """A document that was found.
 
     `source`: its fields, as far as they were asked for. `highlight`: fragments, by field. `text`
