@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from workers.search.derived import IndexDamaged
 
@@ -23,6 +23,25 @@ _PARTS: Final = ("idx", "term", "pos", "fast", "fieldnorm", "store")
 """The files of a segment."""
 _END: Final = struct.Struct("<II")
 _MAGIC: Final = 1337
+
+
+class State(NamedTuple):
+    """Which files make up an index: since `commit`, segments may have been merged."""
+
+    commit: int
+    version: tuple[int, int]
+
+
+def state(path: Path, before: State | None = None) -> State:
+    """As it is now; `before`: as it was. Negative numbers if there is none, or not a whole one."""
+    try:
+        found = (path / META).stat()
+        version = (found.st_ino, found.st_mtime_ns)
+        if before is not None and before.version == version:
+            return before
+        return State(int(json.loads((path / META).read_bytes())["opstamp"]), version)
+    except (ValueError, KeyError, TypeError, OSError):
+        return State(-1, (-1, -1))
 
 
 def verify(path: Path) -> None:

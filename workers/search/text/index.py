@@ -6,6 +6,7 @@ It is a directory of tantivy. Documents are known by their rows; what they hold 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from workers.search.text.paging import DESCENDING, After, Key, Pages
 
 HEAP: Final = 64 * 1024 * 1024
 """Octets of documents that a writer gathers before it writes them out."""
+LOOK_EVERY: Final = 0.25
+"""Seconds after which a search looks whether segments were merged: each costs some 3 us a query."""
 REMEMBERED: Final = 1000
 """Compiled queries that a reader keeps."""
 MOST_REMEMBERED: Final = 10_000
@@ -149,6 +152,8 @@ class TextReader:
         """Open an index that a writer has made. Raises IndexDamaged."""
         self._path = path
         self._schema = schema
+        self._look_at = time.monotonic() + LOOK_EVERY
+        self._state = files.state(path)
         with _damaged(path):
             self._index = tantivy.Index.open(str(path))
             register(self._index, schema)
@@ -157,8 +162,14 @@ class TextReader:
         self._native = self._index.schema
         self._compiled: dict[Node, Any] = {}
 
+    @property
+    def segments(self) -> int:
+        """Parts that a search goes through."""
+        return int(self._searcher.num_segments)
+
     def refresh(self) -> None:
         """See what has been committed up to now."""
+        self._state = files.state(self._path)
         with _damaged(self._path):
             self._index.reload()
             self._searcher = self._index.searcher()
@@ -182,6 +193,7 @@ class TextReader:
         Raises:
             InvalidArgument: the query does not fit the fields, or `after` does not fit the sort.
         """
+        self._follow_merges()
         query = self._query(node)
         keys, fields = self._keys(sort)
         searcher = self._searcher
@@ -273,6 +285,16 @@ class TextReader:
     def close(self) -> None:
         """Let go of the files."""
         del self._searcher, self._index
+
+    def _follow_merges(self) -> None:
+        """See what was merged since the last refresh, but nothing that was committed since."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY
+        state = files.state(self._path, self._state)
+        if state != self._state and state.commit == self._state.commit:
+            self.refresh()
 
     def _query(self, node: Node) -> Any:
         found = self._compiled.get(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.support import Child
 from workers.search.derived import IndexDamaged
 from workers.search.query.nodes import All, Match, Prefix
 from workers.search.schema import parse
+from workers.search.text import index
 from workers.search.text.index import TextReader, TextWriter
 
 SCHEMA = parse({"title": {"kind": "text", "exact": True}, "size": "integer"})
@@ -171,3 +173,25 @@ def test_names_of_fields_may_be_of_any_script(tmp_path: Path) -> None:
     assert reader.search(Prefix("标题", "分布"), limit=1).rows == [1]
     assert reader.search(All(), limit=1).total == 1
     reader.close()
+
+
+def test_merged_segments_are_followed_and_commits_are_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "LOOK_EVERY", 0.0)
+    writer = TextWriter(path, SCHEMA)
+    merged = 8  # segments of one size, which tantivy makes one of
+    for row in range(merged):
+        writer.apply([], [(row, {"title": ["some words"]})])
+        writer.commit()
+    reader = TextReader(path, SCHEMA)
+    end_at = time.monotonic() + 20.0
+    while reader.segments > 1 and time.monotonic() < end_at:
+        assert rows(reader) == list(range(merged))
+    assert reader.segments == 1
+    writer.apply([], [(merged, {"title": ["more words"]})])
+    writer.commit()
+    assert rows(reader) == list(range(merged))
+    reader.refresh()
+    assert rows(reader) == list(range(merged + 1))
+    writer.close()
