@@ -97,7 +97,8 @@ class VectorReader:
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             if self._follower.behind():
-                self.refresh()
+                with suppress(OSError):  # out of descriptors: the old segments do as well
+                    self.refresh()
         state = self._follower.state
         return nearest(state, self._field.metric, query, k, allowed, exclude)
 
