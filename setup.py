@@ -1,9 +1,9 @@
 """Adds the compiled parts to what pyproject.toml declares. All of them are optional.
 
-Without Cython or a working C compiler the package installs all the same: the frame pump has a
-twin in Python, and the other modules here are plain Python files that Cython compiles as they
-stand, with the types in the `.pxd` file beside each; `mesh/compiled.py` names them. `sage-mesh
-doctor` tells what is in use, and why.
+Without Cython or a working C compiler the package installs all the same: the frame pump and the
+table of stems have twins in Python, and the other modules here are plain Python files that Cython
+compiles as they stand, with the types in the `.pxd` file beside each; `mesh/compiled.py` names
+them. `sage-mesh doctor` tells what is in use, and why.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import runpy
 
 from setuptools import Extension, setup
 
-TRANSPORT = (
+IN_CYTHON = (
     "mesh/transport/_header.pyx",
     "mesh/transport/_pump.pyx",
     "mesh/transport/_stream.pyx",
+    "workers/search/text/_stems.pyx",
 )
 
 
@@ -40,7 +41,7 @@ def extensions() -> list[Extension]:
         modules: list[Extension] = cythonize(
             [
                 Extension(path.rpartition(".")[0].replace("/", "."), [path])
-                for path in (*TRANSPORT, *as_they_stand())
+                for path in (*IN_CYTHON, *as_they_stand())
             ],
             # Annotations speak of interfaces (a Sequence); the .pxd files say what is what.
             compiler_directives={"language_level": 3, "annotation_typing": False},

@@ -106,7 +106,12 @@ def _binary_and_source(name: str) -> tuple[str, str] | None:
     return spec.origin, os.path.join(folder, file.partition(".")[0] + ".py")
 
 
-ONLY_COMPILED = frozenset(f"mesh.transport.{part}" for part in ("_header", "_pump", "_stream"))
+ONLY_COMPILED = frozenset(
+    (
+        *(f"mesh.transport.{part}" for part in ("_header", "_pump", "_stream")),
+        "workers.search.text._stems",
+    )
+)
 
 
 class _Sources(importlib.abc.MetaPathFinder):

@@ -22,6 +22,7 @@ import opencc
 import tantivy
 
 from mesh.errors import ConfigError
+from workers.search.text import stems
 
 VERSION: Final = 1
 """Goes up when a text becomes other words than before; indexes are then built anew."""
@@ -129,10 +130,29 @@ def stem(word: str, analyzer: str) -> str:
     return found[0] if found else word
 
 
+def indexed(analyzer: str) -> Callable[[str], stems.Columns]:
+    """What makes the texts of both columns of a normalized text; for one thread at a time."""
+    if analyzer == "plain":
+        return lambda normalized: (normalized, words(normalized, analyzer))
+    simple = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple()).build()
+    reduced = stems.reducer(simple, lambda word: stem(word, analyzer), LONGEST)
+
+    def columns(normalized: str) -> stems.Columns:
+        found, spelt = reduced(normalized)
+        # Characters are taken together there, and the words of `jieba` are counted.
+        apart = analyzer == "jieba" or MARK in normalized
+        return found, words(normalized, analyzer) if apart else spelt
+
+    return columns
+
+
 def native(analyzer: str) -> dict[str, Any]:
-    """The analyzers of tantivy, by the names that the functions below give them."""
+    """The analyzers of tantivy, by the names that the functions below give them.
+
+    None makes stems: what is indexed is stems already, with spaces between them.
+    """
     return {
-        column(analyzer): _full(analyzer),
+        column(analyzer): _plain() if analyzer == "plain" else _spaced(),
         words_column(analyzer): _plain(),
         pairs_column(): tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(2, 2)).build(),
     }
@@ -238,6 +258,13 @@ def _telling(analyzer: str) -> Any:
 @cache
 def _plain() -> Any:
     return _build()
+
+
+@cache
+def _spaced() -> Any:
+    """The analyzer of the texts that `indexed` makes."""
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
+    return builder.filter(tantivy.Filter.remove_long(LONGEST)).build()
 
 
 def _build(*filters: Any) -> Any:

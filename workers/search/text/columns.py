@@ -141,14 +141,15 @@ def _add_text(field: Field) -> Adder:
     name, analyzer = field.name, field.analyzer
     exact = whole_of(field) if field.exact else ""
     whole_words, two = words_of(name), pairs_of(name)
-    normal, words = analysis.normal, analysis.words
+    normal, columns = analysis.normal, analysis.indexed(analyzer)
     pairs = (lambda text: ()) if analyzer == "jieba" else analysis.pairs
 
     def add(made: Any, texts: list[str]) -> None:
         for text in texts:
             plain = normal(text)
-            made.add_text(name, plain)
-            made.add_text(whole_words, words(plain, analyzer))
+            stems, words = columns(plain)
+            made.add_text(name, stems)
+            made.add_text(whole_words, words)
             for run in pairs(plain):
                 made.add_text(two, run)
         if texts:
