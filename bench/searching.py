@@ -1,7 +1,8 @@
 """What is searched, and by whom: `python -m bench.searching KIND ADDRESS [options]`.
 
 mesh      the search service: bulk loading, queries one at a time and several in flight
-tantivy   the same in this process, with the same fields and words
+tantivy   the same in this process, as its readme shows it
+columns   the same with the columns that the service makes of a text, and one thread
 sqlite    the same with FTS5, in a file
 vectors   nearest vectors through the mesh, and with usearch in this process
 many      a million short documents: memory, disk, the time of a query
@@ -16,7 +17,7 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ WORDS = 30_000
 QUERIES = 20_000
 """More than a service remembers, so that what is measured is no memory of queries."""
 WINDOW = 16
+HEAP = 64 * 1024 * 1024
+"""Octets that the service's writer of an index gathers."""
 SIZE, NEAREST = 64, 10
 
 
@@ -127,13 +130,37 @@ def in_tantivy(corpus: Corpus, seconds: float, calls: int) -> Figures:
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("id", stored=True, tokenizer_name="raw")
     builder.add_text_field("body", stored=True, tokenizer_name="en_stem")
+    return _tantivy(builder.build(), (), ("body",), corpus, seconds, calls)
+
+
+def in_columns(corpus: Corpus, seconds: float, calls: int) -> Figures:
+    """tantivy with the columns of the service: rows, stems, whole words; documents kept in it."""
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field("id", stored=True, tokenizer_name="raw")
+    builder.add_text_field("body", stored=True, tokenizer_name="en_stem")
+    builder.add_text_field("words", index_option="basic")
+    builder.add_text_field("has", tokenizer_name="raw", index_option="basic")
+    builder.add_integer_field("row", indexed=True, fast=True)
+    return _tantivy(builder.build(), (HEAP, 1), ("body", "words"), corpus, seconds, calls)
+
+
+def _tantivy(schema: Any, writing: tuple[int, ...], fields: Sequence[str], corpus: Corpus,
+             seconds: float, calls: int) -> Figures:  # fmt: skip
+    """`writing`: the heap and the threads of the writer; `fields`: those that get the text."""
     with tempfile.TemporaryDirectory() as folder:
-        index = tantivy.Index(builder.build(), folder)
+        index = tantivy.Index(schema, folder)
+        marked = len(fields) > 1
 
         def load() -> None:
-            writer = index.writer()
-            for one in corpus.documents:
-                writer.add_document(tantivy.Document(id=[one["id"]], body=[one["body"]]))
+            writer = index.writer(*writing)
+            for row, one in enumerate(corpus.documents):
+                document = tantivy.Document(id=[one["id"]])
+                for field in fields:
+                    document.add_text(field, one["body"])
+                if marked:
+                    document.add_text("has", "body")
+                    document.add_integer("row", row)
+                writer.add_document(document)
             writer.commit()
             writer.wait_merging_threads()
             index.reload()
@@ -240,9 +267,12 @@ def many(address: str, count: int, calls: int) -> Figures:
     return {"load": count / taken, "p50": one["p50"], "p99": one["p99"]}
 
 
+IN_PROCESS = {"tantivy": in_tantivy, "columns": in_columns, "sqlite": in_sqlite}
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=("mesh", "tantivy", "sqlite", "vectors", "many"))
+    parser.add_argument("kind", choices=("mesh", *IN_PROCESS, "vectors", "many"))
     parser.add_argument("address")
     parser.add_argument("--count", type=int, default=30_000)
     parser.add_argument("--seconds", type=float, default=1.5)
@@ -259,5 +289,5 @@ if __name__ == "__main__":
         if options.kind == "mesh":
             result = mesh(options.address, texts, *given, options.service)
         else:
-            result = (in_tantivy if options.kind == "tantivy" else in_sqlite)(texts, *given)
+            result = IN_PROCESS[options.kind](texts, *given)
     print(json.dumps(result))

@@ -7,11 +7,14 @@ import tempfile
 from pathlib import Path
 
 from bench import stacks
-from bench.harness import Case, Figures, Plan, Stack, Target, python
+from bench.harness import Case, Child, Figures, Plan, Stack, Target, python
 
 SEARCH, SEVERAL = "search service", "search service, 2 processes"
 TANTIVY, SQLITE = "tantivy, in process", "sqlite fts5, in process"
-KINDS = {SEARCH: "mesh", SEVERAL: "mesh", TANTIVY: "tantivy", SQLITE: "sqlite"}
+COLUMNS = "tantivy with the service's columns, one thread"
+KINDS = {
+    SEARCH: "mesh", SEVERAL: "mesh", TANTIVY: "tantivy", COLUMNS: "columns", SQLITE: "sqlite",
+}  # fmt: skip
 
 
 def _service(processes: Stack, folder: str, workers: int = 1) -> tuple[str, int]:
@@ -45,14 +48,25 @@ def _vectors(plan: Plan) -> Figures:
 
 def _many(plan: Plan) -> Figures:
     with tempfile.TemporaryDirectory() as folder, Stack() as processes:
-        address, _ = _service(processes, folder)
+        address, service = _service(processes, folder)
         count = plan.count(1_000_000, 20_000)
         found = processes.run(
             *python("bench.searching", "many", address, "--count", count), timeout=1800.0
         )
         data = Path(folder) / "store"
         files = [path.stat().st_blocks * 512 for path in data.rglob("*") if path.is_file()]
-        return {**found, "MB on disk": sum(files) / 1e6}
+        memory = sum(map(_memory, (service, *_children(service))))
+        return {**found, "MB on disk": sum(files) / 1e6, "MB of memory": memory / 1e6}
+
+
+def _children(process: int) -> list[int]:
+    return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
+
+
+def _memory(process: int) -> int:
+    """Octets of a process that no file backs."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return sum([int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")])
 
 
 CASES = (
@@ -83,7 +97,7 @@ CASES = (
     ),
     Case(
         "search-many",
-        "A million documents of 8 words: load, a query at a time, disk",
+        "A million documents of 8 words: load, a query at a time; disk and memory of the service",
         "documents/s, us, MB",
         {SEARCH: _many},
         rounds=1,
