@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from bench import stacks
-from bench.harness import Case, Child, Figures, Plan, Stack, Target, python
+from bench.harness import Case, Figures, Plan, Stack, Target, python
 
 SEARCH, SEVERAL = "search service", "search service, 2 processes"
 TANTIVY, SQLITE = "tantivy, in process", "sqlite fts5, in process"

@@ -18,15 +18,16 @@ from pathlib import Path
 from tests.integration.storage_worker import killed_after, wrap
 from workers import serving
 from workers.search.engine import SearchEngine
+from workers.search.generation import DerivedIndex
 from workers.search.handler import SearchHandler
-from workers.search.indexing import DerivedIndex, Indexer
+from workers.search.indexing import Indexer
 
 POINTS = {
     "received": (SearchEngine, "_execute", True),
     "committed": (SearchEngine, "_execute", False),
     "applied": (DerivedIndex, "commit", True),
     "indexed": (DerivedIndex, "commit", False),
-    "published": (Indexer, "_step", False),
+    "published": (Indexer, "_publish", False),
 }
 """Each is a method, and whether the process dies before it, not after."""
 

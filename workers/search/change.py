@@ -20,11 +20,11 @@ from workers.search.records import (
     U32,
     U64,
     Collection,
-    Document,
     Index,
     State,
     Totals,
     fields_of,
+    pack_document,
 )
 from workers.search.schema import Schema
 from workers.search.view import Definitions, Tables, View
@@ -33,8 +33,21 @@ from workers.store import Change as StoreChange
 SLICE: Final = 1000
 """Entries that are cleared away at a time."""
 
-Fresh = tuple[int, int, dict[str, Any], int]
-"""Number of the collection, row, checked values and octets of a document that was just written."""
+
+class Fresh:
+    """What one change did to a collection, for its index: from one version of it to the next.
+
+    `added`: rows with their checked values; `removed`: rows, which may be among the added ones.
+    """
+
+    __slots__ = ("added", "after", "octets", "removed", "until")
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.until = after
+        self.octets = 0
+        self.added: list[tuple[int, Mapping[str, Any]]] = []
+        self.removed: list[int] = []
 
 
 class Change(View):
@@ -44,16 +57,11 @@ class Change(View):
         super().__init__(at, tables, definitions)
         self.at: StoreChange = at
         self.now = now
-        self.fresh: list[Fresh] = []
-        """What was written, for the indexes."""
+        self.fresh: dict[int, Fresh] = {}
+        """What was written, by the number of the collection, for the indexes."""
         self._totals: Totals = self.totals()
         self._states: dict[int, State] = {}
         self._found: dict[str, Collection | None] = {}
-
-    @property
-    def touched(self) -> set[int]:
-        """Numbers of the collections in which something has changed."""
-        return set(self._states)
 
     def find(self, name: str) -> Collection | None:
         """The collection of that name, as this change has left it."""
@@ -68,6 +76,7 @@ class Change(View):
         found = self._states.get(number)
         if found is None:
             found = self._states[number] = super().state(number)
+            self.fresh[number] = Fresh(found.version)
         return found
 
     # ---------------------------------------------------------------- collections
@@ -143,8 +152,7 @@ class Change(View):
             found = self._create(collection, schema, REFRESH_EVERY)
         elif len(schema.fields) != len(found.schema.fields):
             found = self._extend(found, schema)
-        for one, values in zip(documents, checked, strict=True):
-            self._write(found, one, values)
+        self._write(found, documents, checked)
         return self.state(found.number).version, done
 
     def update(
@@ -326,29 +334,32 @@ class Change(View):
         values.pop("id", None)
         return values
 
-    def _write(self, found: Collection, one: Given, values: dict[str, Any]) -> None:
-        number, totals, state = found.number, self._totals, self.state(found.number)
-        totals.version += 1
-        row = totals.version
-        name = U32.pack(number) + one.key
-        slot = ROW.pack(number, row)
-        vectors = {field.name: values[field.name] for field in found.schema.vectors
-                   if field.name in values}  # fmt: skip
-        body = one.body
-        if vectors:
-            plain = {name: value for name, value in one.values.items() if name not in vectors}
-            body = payload.encode({"id": one.id, **plain})
-        record = Document(one.id, body, vectors).pack()
-        before = self.at.get(self.tables["ids"], name)
-        self.at.put(self.tables["ids"], name, U64.pack(row))
-        self.at.put(self.tables["documents"], slot, record)
-        if before is None:
-            state.entries += 1
-        else:
-            self._forget(state, number, row, before)
-        state.octets += len(record)
-        state.version = row
-        self.fresh.append((number, row, values, len(record)))
+    def _write(
+        self, found: Collection, documents: Sequence[Given], checked: Sequence[Mapping[str, Any]]
+    ) -> None:
+        number, at = found.number, self.at
+        totals, state = self._totals, self.state(number)
+        fresh = self.fresh[number]
+        ids, slots = self.tables["ids"], self.tables["documents"]
+        stem = U32.pack(number)
+        vectors = [field.name for field in found.schema.vectors]
+        for one, values in zip(documents, checked, strict=True):
+            totals.version += 1
+            row = U64.pack(totals.version)
+            name = stem + one.key
+            record = _record(one, values, vectors)
+            before = at.get(ids, name)
+            at.put(ids, name, row)
+            at.put(slots, stem + row, record)
+            if before is None:
+                state.entries += 1
+            else:
+                self._forget(state, number, totals.version, before)
+            state.octets += len(record)
+            fresh.octets += len(record)
+            fresh.added.append((totals.version, values))
+        if documents:
+            state.version = fresh.until = totals.version
 
     def _remove(self, found: Collection, key: bytes) -> int:
         name = U32.pack(found.number) + key
@@ -360,14 +371,24 @@ class Change(View):
         self.at.delete(self.tables["ids"], name)
         self._forget(state, found.number, self._totals.version, before)
         state.entries -= 1
-        state.version = self._totals.version
+        state.version = self.fresh[found.number].until = self._totals.version
         return 1
 
     def _forget(self, state: State, number: int, version: int, before: bytes) -> None:
         """The change `version` removes the row `before`."""
         self.at.put(self.tables["removed"], ROW.pack(number, version), before)
+        self.fresh[number].removed.append(U64.unpack(before)[0])
         old = self.at.glance(self.tables["documents"], U32.pack(number) + before)
         state.octets -= 0 if old is None else len(old)
+
+
+def _record(one: Given, values: Mapping[str, Any], vectors: Sequence[str]) -> bytes:
+    """A document as it is kept."""
+    own = {name: values[name] for name in vectors if name in values}
+    if not own:
+        return pack_document(one.key, one.body)
+    plain = {name: value for name, value in one.values.items() if name not in own}
+    return pack_document(one.key, payload.encode({"id": one.id, **plain}), own)
 
 
 def _checked(schema: Schema, documents: Sequence[Given]) -> tuple[Schema, list[dict[str, Any]]]:
@@ -375,9 +396,8 @@ def _checked(schema: Schema, documents: Sequence[Given]) -> tuple[Schema, list[d
     checked: list[dict[str, Any]] = []
     for one in documents:
         try:
-            more = schema.inferred(one.values)
-            if more:
-                schema = schema.extended(more)
+            if not schema.fields.keys() >= one.values.keys():
+                schema = schema.extended(schema.inferred(one.values))
             values = schema.checked(one.values)
         except InvalidArgument as error:
             raise InvalidArgument(

@@ -63,10 +63,13 @@ class SearchEngine:
         self._searcher = Searcher(self._readers, self._moment)
         # The rest belongs to the process that writes.
         self._writing = threading.RLock()
+        self._turn = threading.Lock()
+        """For who writes documents, and who applies them to an index: see `DerivedIndex.apply`."""
         self._dedup: Dedup | None = None
         self._indexer = Indexer(
-            self._store, self._tables, Definitions(), directory, self._commit, time.monotonic
-        )
+            self._store, self._tables, Definitions(), directory, self._commit, time.monotonic,
+            self._turn,
+        )  # fmt: skip
         self._wake = threading.Event()
         self._ending = False
         self._dropped = False
@@ -162,14 +165,12 @@ class SearchEngine:
             self._indexer.refresh(found.number)
 
     def _execute(self, ops: Sequence[Op]) -> list[Any]:
-        fresh: list[Fresh] = []
-        touched: set[int] = set()
+        fresh: dict[int, Fresh] = {}
 
         def run(change: Change) -> list[Any]:
+            nonlocal fresh
             results = [self._run(change, op) for op in ops]
-            fresh[:], touched_now = change.fresh, change.touched
-            touched.clear()
-            touched.update(touched_now)
+            fresh = change.fresh
             return results
 
         try:
@@ -177,7 +178,7 @@ class SearchEngine:
             results: list[Any] = self._commit(run, releases=releases)
         except Exception as error:  # they are one transaction; other groups are not harmed
             return [error] * len(ops)
-        self._indexer.note(fresh, touched)
+        self._indexer.note(fresh)
         return results
 
     def _commit(self, run: Callable[[Change], Any], *, releases: bool = True) -> Any:
@@ -189,9 +190,10 @@ class SearchEngine:
         definitions = Definitions()  # what a transaction has seen may not come to be
 
         def within(at: StoreChange) -> Any:
-            change = Change(at, self._tables, definitions, self._clock())
-            result = run(change)
-            change.close()
+            with self._turn:
+                change = Change(at, self._tables, definitions, self._clock())
+                result = run(change)
+                change.close()
             return result
 
         with self._writing:

@@ -1,36 +1,53 @@
-"""What was just written, on its way from the thread that writes to the one that indexes."""
+"""What was written, on its way to the indexes: what was just written, or else from the store."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from workers.search.change import Fresh
+from workers.search.view import View
+
+SLICE: Final = 2000
+"""Documents that are applied at a time."""
+SLICE_OCTETS: Final = 4 * 1024 * 1024
+"""The same in octets, of those that are read from the store."""
 
 MOST: Final = 32 * 1024 * 1024
 """Octets of documents whose values are kept; those of the others are read from the store again."""
 
 
+@dataclass(slots=True)
+class Portion:
+    """What happened to a collection up to the version `until`: rows added and removed."""
+
+    until: int
+    octets: int = 0
+    added: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+
+
 class FreshValues:
-    """Values by row, and the collections in which something has changed. Any thread."""
+    """Changes by collection, and in which collections something has changed. Any thread."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._rows: dict[int, dict[int, tuple[Mapping[str, Any], int]]] = {}
+        self._changes: dict[int, dict[int, Fresh]] = {}
+        """By collection, by the version that they follow upon."""
         self._octets = 0
         self._touched: set[int] = set()
 
-    def add(self, fresh: Iterable[Fresh], touched: Iterable[int]) -> None:
-        """Documents were written, and something has changed in the collections `touched`."""
+    def add(self, fresh: Mapping[int, Fresh]) -> None:
+        """A change of these collections is on disk."""
         with self._lock:
-            self._touched.update(touched)
-            for number, row, values, octets in fresh:
-                if self._octets + octets > self._most:
-                    return
-                self._rows.setdefault(number, {})[row] = (values, octets)
-                self._octets += octets
+            for number, change in fresh.items():
+                self._touched.add(number)
+                if change.until > change.after and self._octets + change.octets <= self._most:
+                    self._changes.setdefault(number, {})[change.after] = change
+                    self._octets += change.octets
 
     def touched(self) -> set[int]:
         """Where something has changed since this was asked last."""
@@ -38,29 +55,70 @@ class FreshValues:
             found, self._touched = self._touched, set()
             return found
 
-    def take(self, number: int, until: int) -> dict[int, Mapping[str, Any]]:
-        """Give away the values of a collection's rows up to `until`."""
+    def waiting(self, number: int) -> int:
+        """How many documents of a collection are here."""
         with self._lock:
-            rows = self._rows.get(number, {})
-            found: dict[int, Mapping[str, Any]] = {}
-            for row in list(rows):
-                if row > until:
-                    break  # they came in order
-                found[row], octets = rows.pop(row)
-                self._octets -= octets
-            if not rows:
-                self._rows.pop(number, None)
-            return found
+            return sum([len(change.added) for change in self._changes.get(number, {}).values()])
+
+    def take(self, number: int, after: int, documents: int) -> Portion | None:
+        """Give away what follows upon the version `after` without a gap, about so many documents.
+
+        None if that is not here: the store has it. What came before `after` is forgotten.
+        """
+        with self._lock:
+            changes = self._changes.get(number)
+            if changes is None:
+                return None
+            for past in [one for one in changes.values() if one.after < after]:
+                self._remove(number, past)
+            found = Portion(after)
+            while len(found.added) < documents:
+                change = changes.get(found.until)
+                if change is None:
+                    break
+                self._remove(number, change)
+                found.until = change.until
+                found.octets += change.octets
+                found.added += change.added
+                found.removed += change.removed
+            return found if found.until > after else None
 
     def forget(self, number: int) -> None:
-        """Give away nothing of a collection any more."""
+        """A collection was dropped."""
         with self._lock:
-            for _, octets in self._rows.pop(number, {}).values():
-                self._octets -= octets
+            for change in list(self._changes.get(number, {}).values()):
+                self._remove(number, change)
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._rows.clear()
+            self._changes.clear()
             self._touched.clear()
             self._octets = 0
+
+    def _remove(self, number: int, change: Fresh) -> None:
+        changes = self._changes[number]
+        del changes[change.after]
+        self._octets -= change.octets
+        if not changes:
+            del self._changes[number]
+
+
+def stored(view: View, number: int, after: int) -> tuple[Portion, list[tuple[int, bytes | None]]]:
+    """What follows upon the version `after` in the store, and the records of the rows added.
+
+    None for a damaged record. `added` is to be filled in.
+    """
+    portion = Portion(view.state(number).version)
+    rows: list[tuple[int, bytes | None]] = []
+    for row, record in view.documents_after(number, after):
+        if len(rows) >= SLICE or portion.octets > SLICE_OCTETS:
+            portion.until = rows[-1][0]
+            break
+        rows.append((row, record))
+        portion.octets += 0 if record is None else len(record)
+    for version, row in view.removed_after(number, after):
+        if version > portion.until:
+            break
+        portion.removed.append(row)
+    return portion, rows

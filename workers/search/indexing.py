@@ -1,9 +1,10 @@
 """The writer's side of the derived indexes: what was written to the store is applied to them.
 
 `note` says what was written. `refresh` brings the index of a collection up to date, puts it on disk
-and publishes how far it is; `work` does that for all whose time has come, and builds a slice of an
-index that is to take the place of another one. Nothing here is lost by a crash: what is not known
-to be applied is applied again.
+and publishes how far it is; `work` does that for all whose time has come. It applies before that
+what has come in large numbers, so that little is left to do when the time comes, and builds a slice
+of an index that is to take the place of another one. Nothing here is lost by a crash: what is not
+known to be applied is applied again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,18 +21,23 @@ from typing import Any, Final
 from mesh.errors import CallError, StoreBusy
 from mesh.protocol import payload
 from workers.search.change import Change, Fresh
-from workers.search.derived import DAMAGED, IndexDamaged, index_path, undamaged, vector_path
-from workers.search.fresh import FreshValues
-from workers.search.records import Collection, Index, fields_of, read_document
+from workers.search.derived import DAMAGED, IndexDamaged, index_path, undamaged
+from workers.search.fresh import SLICE, FreshValues, Portion, stored
+from workers.search.generation import DerivedIndex
+from workers.search.records import Collection, Index, State, fields_of, read_document
 from workers.search.schema import Schema
-from workers.search.text.index import TextWriter
-from workers.search.vectors.index import VectorWriter
 from workers.search.view import Definitions, Tables, View
 from workers.store import Store
 
-SLICE: Final = 2000
-"""Documents that are applied at a time."""
-SLICE_OCTETS: Final = 16 * 1024 * 1024
+AHEAD: Final = 500
+"""Documents of a collection that are applied before its time has come."""
+LATE: Final = 1.0
+"""Seconds by which a refresh is put off while so many wait: each costs as much as some thousand
+documents, and leaves a part of the index to be merged."""
+UNPUBLISHED: Final = 64 * 1024 * 1024
+"""Octets of documents that are applied until the index is put on disk: a crash costs that much."""
+PUBLISH_EVERY: Final = 2.0
+"""Seconds for which an index that is behind is not put on disk."""
 SMALL: Final = 10_000
 """Documents up to which an index is built at once, by whoever waits for it."""
 MOST_OPEN: Final = 16
@@ -46,53 +53,6 @@ Commit = Callable[[Callable[[Change], Any]], Any]
 log = logging.getLogger("workers.search")
 
 
-class DerivedIndex:
-    """The index of one generation, open for writing."""
-
-    def __init__(self, path: Path, schema: Schema) -> None:
-        """Open or make it. Raises IndexDamaged."""
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._fields = schema.fields
-        self._text = TextWriter(path / "text", schema)
-        self._vectors: dict[str, VectorWriter] = {}
-        try:
-            for field in schema.vectors:
-                place = vector_path(path, schema, field.name)
-                self._vectors[field.name] = VectorWriter(place, field)
-        except BaseException:
-            self.close()
-            raise
-
-    def apply(self, removed: list[int], added: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-        """Bring in rows with their checked values, and take others out."""
-        texts: list[tuple[int, dict[str, Any]]] = []
-        vectors: dict[str, list[tuple[int, bytes]]] = {name: [] for name in self._vectors}
-        known = self._fields
-        for row, values in added:
-            plain: dict[str, Any] = {}
-            for name, value in values.items():
-                if name in vectors:
-                    vectors[name].append((row, value))
-                elif name in known:
-                    plain[name] = value
-            texts.append((row, plain))
-        self._text.apply(removed, texts)
-        for name, writer in self._vectors.items():
-            writer.apply(removed, vectors[name])
-
-    def commit(self) -> None:
-        """Put on disk what was applied, for readers to see."""
-        self._text.commit()
-        for writer in self._vectors.values():
-            writer.commit()
-
-    def close(self) -> None:
-        """Give the files back; what was not committed is forgotten."""
-        self._text.close()
-        for writer in self._vectors.values():
-            writer.close()
-
-
 class Indexer:
     """All indexes of a store, in the process that writes. `clock`: seconds, monotonic."""
 
@@ -104,6 +64,7 @@ class Indexer:
         directory: Path,
         commit: Commit,
         clock: Callable[[], float],
+        turn: AbstractContextManager[Any],
     ) -> None:
         self._store = store
         self._tables = tables
@@ -111,6 +72,7 @@ class Indexer:
         self._directory = directory
         self._commit = commit
         self._clock = clock
+        self._turn = turn
         self._lock = threading.RLock()
         self._open: dict[tuple[int, int], DerivedIndex] = {}
         self._fresh = FreshValues()
@@ -129,12 +91,9 @@ class Indexer:
                 self._due[number] = now
             self._sweep()
 
-    def note(self, fresh: Iterable[Fresh], touched: Iterable[int]) -> None:
-        """Documents were written, and something has changed in the collections `touched`.
-
-        Never waits for an index.
-        """
-        self._fresh.add(fresh, touched)
+    def note(self, fresh: Mapping[int, Fresh]) -> None:
+        """These collections have changed. Never waits for an index."""
+        self._fresh.add(fresh)
 
     def refresh(self, number: int) -> None:
         """Have searches see all that was written to a collection until now.
@@ -149,36 +108,19 @@ class Indexer:
                 self._due[number] = self._clock() + RETRY_AFTER
                 raise
 
-    def _refresh(self, number: int) -> None:
-        found, entries = self._look(number)
-        if found is None:
-            self._forget(number)
-            return
-        if found.building is not None:
-            self._building.add(number)
-            if entries <= SMALL:
-                while self._build(number):
-                    pass
-                return
-        try:
-            while self._step(found, found.index, building=False):
-                pass
-        except IndexDamaged as error:
-            self._replace(found, error)
-        self.refreshes += 1
-
     def work(self) -> float | None:
         """Do what is due, a portion of it; seconds until there is more to do, None: nothing."""
         with self._lock:
             self._mark()
             now = self._clock()
-            for number in [number for number, at in self._due.items() if at <= now]:
+            for number in [number for number, at in self._due.items() if self._is_due(number, at)]:
                 self.refresh(number)
             for number in list(self._building):
                 self._build(number)
+            ahead = [number for number in self._due if self._go_ahead(number)]
             self._heal()
             self._clear(now)
-            if self._building:
+            if self._building or ahead:
                 return 0.0
             times = (*self._due.values(), *self._uncleared.values())
             return max(0.0, min(times) - self._clock()) if times else None
@@ -187,6 +129,10 @@ class Indexer:
         """Give all files back."""
         with self._lock:
             self._close_all()
+
+    def _is_due(self, number: int, at: float) -> bool:
+        late = self._clock() - at
+        return late >= LATE or (late >= 0.0 and self._fresh.waiting(number) < AHEAD)
 
     def _mark(self) -> None:
         """Say when those collections are due in which something has changed."""
@@ -198,55 +144,93 @@ class Indexer:
 
     # ---------------------------------------------------------------- one index
 
-    def _step(self, found: Collection, index: Index, *, building: bool) -> bool:
-        """Apply a slice of what is new to `index` and publish it; whether there is more."""
-        number = found.number
-        with self._store.view() as at:
-            view = self._view(at)
-            state = view.state(number)
-            applied = state.built if building else state.applied
-            if applied >= state.version:
-                return False
-            rows, reached = self._rows(view, number, applied, state.version)
-            removed = [
-                row for version, row in view.removed_after(number, applied) if version <= reached
-            ]
-        gone = set(removed)
-        schema = found.indexed(index)
-        fresh = {} if building else self._fresh.take(number, reached)
-        added: list[tuple[int, Mapping[str, Any]]] = []
-        for row, record in rows:
-            if row not in gone:
-                values = fresh.get(row) or self._values(schema, row, record)
-                if values is not None:
-                    added.append((row, values))
+    def _refresh(self, number: int) -> None:
+        found, state = self._look(number)
+        if found is None:
+            self._forget(number)
+            return
+        if found.building is not None:
+            self._building.add(number)
+            if state.entries <= SMALL:
+                while self._build(number):
+                    pass
+                return
         try:
-            derived = self._derived(found, index, applied)
-            derived.apply(removed, added)
+            while self._advance(found, found.index, state.version):
+                pass
+            self._publish(found, found.index)
+        except IndexDamaged as error:
+            self._replace(found, error)
+        self.refreshes += 1
+
+    def _go_ahead(self, number: int) -> bool:
+        """Apply a portion to an index that is not due yet, if there is much; whether there was."""
+        if self._fresh.waiting(number) < AHEAD:
+            return False
+        found, state = self._look(number)
+        if found is None or found.building is not None:
+            return False
+        try:
+            self._advance(found, found.index, state.version)
+        except IndexDamaged as error:
+            self._replace(found, error)
+        return True
+
+    def _advance(
+        self, found: Collection, index: Index, until: int, *, building: bool = False
+    ) -> bool:
+        """Apply a portion of what is new to `index`; whether more is left up to `until`."""
+        reached = self._reached(found, index, building)
+        if reached >= until:
+            return False
+        portion = None if building else self._fresh.take(found.number, reached, SLICE)
+        if portion is None:
+            portion = self._stored(found, index, reached)
+        now = self._clock()
+        with self._writes(found.number):
+            derived = self._derived(found, index, reached, building)
+            derived.apply(portion, now, self._turn)
+        behind = 0.0 if derived.behind_since is None else now - derived.behind_since
+        if behind >= PUBLISH_EVERY or derived.unpublished >= UNPUBLISHED:
+            self._publish(found, index, building=building)
+        return derived.reached < until
+
+    def _publish(self, found: Collection, index: Index, *, building: bool = False) -> None:
+        """Put on disk what was applied to `index`, and say how far it is."""
+        number = found.number
+        derived = self._open.get((number, index.generation))
+        if derived is None or derived.reached <= self._published(number, building):
+            return
+        reached = derived.reached
+        with self._writes(number):
             derived.commit()
-        except Exception as error:
-            self._drop_open(number)  # nobody knows what it holds: it is opened anew
-            if isinstance(error, OSError):
-                raise (undamaged(self._directory, error) or error) from None
-            raise
         built = index if building else None  # by now another one may be wanted
         self._commit(lambda change: change.applied(number, reached, built))
         if not building:
             self._uncleared[number] = self._clock() + CLEAR_AFTER
-        return reached < state.version
 
-    def _rows(
-        self, view: View, number: int, applied: int, version: int
-    ) -> tuple[list[tuple[int, bytes | None]], int]:
-        """The next rows to be applied, and the version that they reach."""
-        rows: list[tuple[int, bytes | None]] = []
-        octets = 0
-        for row, record in view.documents_after(number, applied):
-            if len(rows) >= SLICE or octets > SLICE_OCTETS:
-                return rows, rows[-1][0]
-            rows.append((row, record))
-            octets += 0 if record is None else len(record)
-        return rows, version
+    @contextmanager
+    def _writes(self, number: int) -> Iterator[None]:
+        """Something is written to an index: after an error it is opened anew."""
+        try:
+            yield
+        except Exception as error:
+            self._drop_open(number)  # nobody knows what it holds
+            if isinstance(error, OSError):
+                raise (undamaged(self._directory, error) or error) from None
+            raise
+
+    def _stored(self, found: Collection, index: Index, after: int) -> Portion:
+        """What follows upon the version `after`, from the store."""
+        schema = found.indexed(index)
+        with self._store.view() as at:
+            portion, rows = stored(self._view(at), found.number, after)
+        gone = set(portion.removed)
+        for row, record in rows:
+            values = None if row in gone else self._values(schema, row, record)
+            if values is not None:
+                portion.added.append((row, values))
+        return portion
 
     def _values(self, schema: Schema, row: int, record: bytes | None) -> dict[str, Any] | None:
         try:
@@ -258,30 +242,44 @@ class Indexer:
         self.damaged += 1
         return None
 
-    def _derived(self, found: Collection, index: Index, applied: int) -> DerivedIndex:
+    def _reached(self, found: Collection, index: Index, building: bool) -> int:
+        """The version up to which `index` has all, if not on disk."""
+        derived = self._open.get((found.number, index.generation))
+        return self._published(found.number, building) if derived is None else derived.reached
+
+    def _published(self, number: int, building: bool) -> int:
+        _, state = self._look(number)
+        return state.built if building else state.applied
+
+    def _derived(
+        self, found: Collection, index: Index, reached: int, building: bool
+    ) -> DerivedIndex:
+        """An index, opened if it is not."""
         key = (found.number, index.generation)
         derived = self._open.get(key)
         if derived is None:
             while len(self._open) >= MOST_OPEN:
                 self._open.pop(next(iter(self._open))).close()
             path = index_path(self._directory, found.number, index)
-            if applied and not path.is_dir():
+            if reached and not path.is_dir():
                 raise IndexDamaged(f"{path.name} is missing")
-            derived = self._open[key] = DerivedIndex(path, found.indexed(index))
+            many = building or self._fresh.waiting(found.number) >= AHEAD
+            derived = self._open[key] = DerivedIndex(path, found.indexed(index), reached, many)
         return derived
 
     # ---------------------------------------------------------------- building
 
     def _build(self, number: int) -> bool:
         """Build a slice of the new index of a collection; whether there is more."""
-        found, _ = self._look(number)
+        found, state = self._look(number)
         building = None if found is None else found.building
         if found is None or building is None:
             self._building.discard(number)
             return False
         try:
-            if self._step(found, building, building=True):
+            if self._advance(found, building, state.version, building=True):
                 return True
+            self._publish(found, building, building=True)
             self._switch(found, building)
         except IndexDamaged as error:
             self._replace(found, error)
@@ -344,6 +342,9 @@ class Indexer:
             found, _ = self._look(number)
             if found is not None and found.building is None:
                 self._commit(partial(_clear_removed, number))
+                derived = self._open.get((number, found.index.generation))
+                if derived is not None and derived.many and derived.behind_since is None:
+                    self._drop_open(number)
 
     def _sweep(self) -> None:
         """Remove the folders of indexes that no collection has any more."""
@@ -384,11 +385,11 @@ class Indexer:
             found = [view.find(name) for name in view.names()]
         return [one.number for one in found if one is not None]
 
-    def _look(self, number: int) -> tuple[Collection | None, int]:
-        """A collection and how many documents it has."""
+    def _look(self, number: int) -> tuple[Collection | None, State]:
+        """A collection and how it stands."""
         with self._store.view() as at:
             view = self._view(at)
-            return view.numbered(number), view.state(number).entries
+            return view.numbered(number), view.state(number)
 
     def _view(self, at: Any) -> View:
         return View(at, self._tables, self._definitions)

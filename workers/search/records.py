@@ -157,9 +157,13 @@ class Document:
 
     def pack(self) -> bytes:
         """The record."""
-        name = self.id.encode()
-        vectors = msgpack.packb(self.vectors) if self.vectors else b""
-        return b"".join((HEAD.pack(len(name), len(self.body)), name, self.body, vectors))
+        return pack_document(self.id.encode(), self.body, self.vectors)
+
+
+def pack_document(key: bytes, body: bytes, vectors: Mapping[str, bytes] | None = None) -> bytes:
+    """The record of a document whose id is `key`, in octets."""
+    head = HEAD.pack(len(key), len(body)) + key + body
+    return head + msgpack.packb(vectors) if vectors else head
 
 
 def read_document(record: bytes) -> Document:

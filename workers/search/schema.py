@@ -161,8 +161,9 @@ class Schema:
             InvalidArgument: a value does not fit its field; the message says which and why.
         """
         found: dict[str, Any] = {}
+        known = self.fields
         for name, value in document.items():
-            one = self.fields.get(name)
+            one = known.get(name)
             if one is not None and value is not None:
                 found[name] = checked_value(one, value)
         return found
@@ -287,7 +288,9 @@ def _is_short(text: str) -> bool:
 
 
 def _text(one: Field, value: Any) -> list[str] | None:
-    found = [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [value]
+    found = value
     if not isinstance(found, list | tuple) or not all(isinstance(part, str) for part in found):
         return None
     return list(found)

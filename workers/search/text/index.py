@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -85,8 +86,8 @@ class Found:
 class TextWriter:
     """Applies changes and commits them. For one thread at a time."""
 
-    def __init__(self, path: Path, schema: Schema) -> None:
-        """Open the index, or make it.
+    def __init__(self, path: Path, schema: Schema, *, threads: int = 1) -> None:
+        """Open the index, or make it. Each thread makes parts of its own.
 
         Raises:
             IndexDamaged: it cannot be used, or was made for other fields.
@@ -102,7 +103,7 @@ class TextWriter:
             index.config_reader("manual")
             self._highest = _highest(index.searcher())
         try:
-            self._writer = index.writer(HEAP, 1)
+            self._writer = index.writer(HEAP, threads)
         except ValueError as error:
             if "LockBusy" not in str(error):
                 raise undamaged(path, error) or IndexDamaged(f"{path.name}: {error}") from error
@@ -112,7 +113,7 @@ class TextWriter:
         self._add = adders(schema)
         self._changed = False
 
-    def apply(self, removed: Sequence[int], added: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    def apply(self, removed: Sequence[int], added: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         """Bring in rows with their checked values, and take others out, from the next commit on.
 
         What was applied already may be applied again. A row that is in both is out.
@@ -141,7 +142,11 @@ class TextWriter:
             self._changed = False
 
     def close(self) -> None:
-        """Let another writer in. What was not committed is dropped."""
+        """Let another writer in, once nothing is being written. What was not committed is lost."""
+        with suppress(ValueError):  # a writer that has failed
+            if self._changed:
+                self._writer.rollback()
+            self._writer.wait_merging_threads()
         del self._writer
 
 

@@ -26,8 +26,8 @@ from workers.acts import plan_all
 from workers.search import indexing
 from workers.search.derived import IndexDamaged
 from workers.search.engine import INDEXES
+from workers.search.generation import DerivedIndex
 from workers.search.handler import SearchHandler
-from workers.search.indexing import DerivedIndex
 from workers.search.operations import together
 from workers.search.schema import parse
 from workers.search.text.index import TextWriter, _damaged
@@ -138,7 +138,7 @@ def test_nothing_remains_of_dropped_collections(store: Driver) -> None:
     for number in range(1, 5):
         store.engine.indexer.refresh(number)
     fresh = store.engine.indexer._fresh
-    assert fresh._octets == 0 and not fresh._rows
+    assert fresh._octets == 0 and not fresh._changes
 
 
 @pytest.mark.parametrize("says", ["", "An index writer was killed.. A worker thread encountered"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +73,33 @@ def test_a_row_that_came_and_went_is_gone(path: Path) -> None:
     reader = TextReader(path, SCHEMA)
     assert rows(reader) == [1]
     reader.close()
+
+
+def test_a_row_goes_that_came_since_the_last_commit(path: Path) -> None:
+    writer = TextWriter(path, SCHEMA)
+    writer.apply([], [(2, {"title": ["second words"]}), (3, {"title": ["third words"]})])
+    writer.apply([2], [(4, {"title": ["fourth words"]})])
+    writer.apply([4], [])
+    writer.commit()
+    writer.close()
+    reader = TextReader(path, SCHEMA)
+    assert rows(reader) == [1, 3]
+    reader.close()
+
+
+def test_merges_have_ended_when_a_writer_is_closed(path: Path) -> None:
+    writer = TextWriter(path, SCHEMA)
+    for row in range(2, 34):
+        writer.apply([], [(row, {"title": [f"words {row}"]})])
+        writer.commit()
+    writer.apply([], [(34, {"title": ["never committed"]})])
+    writer.close()
+    assert len(segments(path)) < 16
+
+
+def segments(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((path / "meta.json").read_bytes())["segments"]
+    return found
 
 
 def test_a_reader_sees_commits_after_a_refresh(path: Path) -> None:
