@@ -31,9 +31,6 @@ from workers.store import Store
 
 AHEAD: Final = 500
 """Documents of a collection that are applied before its time has come."""
-LATE: Final = 1.0
-"""Seconds by which a refresh is put off while so many wait: each costs as much as some thousand
-documents, and leaves a part of the index to be merged."""
 UNPUBLISHED: Final = 64 * 1024 * 1024
 """Octets of documents that are applied until the index is put on disk: a crash costs that much."""
 PUBLISH_EVERY: Final = 2.0
@@ -113,7 +110,7 @@ class Indexer:
         with self._lock:
             self._mark()
             now = self._clock()
-            for number in [number for number, at in self._due.items() if self._is_due(number, at)]:
+            for number in [number for number, at in self._due.items() if at <= now]:
                 self.refresh(number)
             for number in list(self._building):
                 self._build(number)
@@ -129,10 +126,6 @@ class Indexer:
         """Give all files back."""
         with self._lock:
             self._close_all()
-
-    def _is_due(self, number: int, at: float) -> bool:
-        late = self._clock() - at
-        return late >= LATE or (late >= 0.0 and self._fresh.waiting(number) < AHEAD)
 
     def _mark(self) -> None:
         """Say when those collections are due in which something has changed."""
