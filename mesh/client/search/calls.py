@@ -256,26 +256,45 @@ def query(
     fusion: Fusion = "scores",
 ) -> Request[Hits]:
     """Look for documents; see `Search.query`."""
-    kwargs = _given(
-        vector=None if vector is None else packed(vector),
-        vector_field=limits.check_field(vector_field, "vector_field"),
-        offset=limits.check_offset(offset),
-        cursor=limits.check_cursor(cursor),
-        sort=sorting(sort),
-        facets=limits.check_facets(facets or {}),
-        highlight=limits.check_highlight([highlight] if isinstance(highlight, str) else highlight),
-        explain=bool(explain),
-        weights=limits.check_weights(weights) if weights else None,
-        min_score=limits.check_min_score(min_score),
-    )
-    kwargs |= _asked(fields, operator, filter)
-    kwargs |= _unless(
-        limit=(limits.check_limit(limit), 10),
-        source=(limits.check_source(source), True),
-        total=(bool(total), True),
-        k=(limits.check_nearest(k), 100),
-        fusion=(limits.check_choice("fusion", fusion, limits.FUSIONS), "scores"),
-    )
+    kwargs: dict[str, Any] = {}  # what is as usual is neither checked nor sent: that takes time
+    if vector is not None:
+        kwargs["vector"] = packed(vector)
+    if vector_field != "":
+        kwargs["vector_field"] = limits.check_field(vector_field, "vector_field")
+    if offset != 0:
+        kwargs["offset"] = limits.check_offset(offset)
+    if cursor != b"":
+        kwargs["cursor"] = limits.check_cursor(cursor)
+    if sort:
+        kwargs["sort"] = sorting(sort)
+    if facets:
+        kwargs["facets"] = limits.check_facets(facets)
+    if highlight:
+        kwargs["highlight"] = limits.check_highlight(
+            [highlight] if isinstance(highlight, str) else highlight
+        )
+    if explain:
+        kwargs["explain"] = True
+    if weights:
+        kwargs["weights"] = limits.check_weights(weights)
+    if min_score != 0.0:
+        kwargs["min_score"] = limits.check_min_score(min_score)
+    if fields:
+        kwargs["fields"] = names(fields)
+    if filter is not None:
+        kwargs["filter"] = limits.check_filter(filter)
+    if operator != "or":
+        kwargs["operator"] = limits.check_operator(operator)
+    if limit != 10:
+        kwargs["limit"] = limits.check_limit(limit)
+    if source is not True:
+        kwargs["source"] = limits.check_source(source)
+    if not total:
+        kwargs["total"] = False
+    if k != 100:
+        kwargs["k"] = limits.check_nearest(k)
+    if fusion != "scores":
+        kwargs["fusion"] = limits.check_choice("fusion", fusion, limits.FUSIONS)
     args = (limits.check_collection(collection), limits.check_query(query))
     return Request("query", args, kwargs, hits, True)
 
