@@ -34,8 +34,8 @@ from workers.search.vectors.log import Frame, LogReader, LogWriter, is_empty
 from workers.search.vectors.manifest import Entry, Manifest
 from workers.search.vectors.merging import Merger
 from workers.search.vectors.metrics import Floats, Rows, prepared
-from workers.search.vectors.nearest import nearest
-from workers.search.vectors.state import Follower
+from workers.search.vectors.nearest import Found, nearest, nearest_each
+from workers.search.vectors.state import Follower, State
 
 LOCK: Final = "lock"
 LOOK_EVERY: Final = 0.25
@@ -75,7 +75,7 @@ class VectorReader:
         k: int,
         allowed: Rows | None = None,
         exclude: Collection[int] = (),
-    ) -> tuple[list[int], list[float]]:
+    ) -> Found:
         """The nearest `k` rows and their similarities, best first.
 
         Similarities: the cosine, the dot product, or minus the squared distance (l2), of 32-bit
@@ -85,26 +85,41 @@ class VectorReader:
             InvalidArgument: the vector has another dimension.
             IndexDamaged: a segment that has come since is not what was written.
         """
-        if isinstance(vector, bytes):
-            vector = np.frombuffer(vector, "<f4")
-        if vector.shape != (self._field.dimension,):
-            raise InvalidArgument(
-                f"field {self._field.name!r}: a vector of {vector.size} numbers; "
-                f"it has {self._field.dimension}"
-            )
-        query = prepared(self._field.metric, np.asarray(vector, np.float32))
+        given = vector if isinstance(vector, bytes) else np.asarray(vector, "<f4").tobytes()
+        vectors = self._prepared([given])
+        state = self._state()
+        if allowed is None and not exclude:
+            return nearest_each(state, self._field.metric, vectors, k)[0]
+        return nearest(state, self._field.metric, vectors[0], k, allowed, exclude)
+
+    def search_each(self, vectors: Sequence[bytes], k: int) -> list[Found]:
+        """What `search` finds for each of them, in less time. Raises as `search`."""
+        return nearest_each(self._state(), self._field.metric, self._prepared(vectors), k)
+
+    def close(self) -> None:
+        """Forget it; its files are given back when the last search has ended."""
+        self._follower.forget()
+
+    def _prepared(self, vectors: Sequence[bytes]) -> Floats:
+        dimension = self._field.dimension
+        for vector in vectors:
+            if len(vector) != 4 * dimension:
+                raise InvalidArgument(
+                    f"field {self._field.name!r}: a vector of {len(vector) // 4} numbers; "
+                    f"it has {dimension}"
+                )
+        matrix = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), dimension)
+        return prepared(self._field.metric, matrix)
+
+    def _state(self) -> State:
+        """The index as it is searched now."""
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
             if self._follower.behind():
                 with suppress(OSError):  # out of descriptors: the old segments do as well
                     self.refresh()
-        state = self._follower.state
-        return nearest(state, self._field.metric, query, k, allowed, exclude)
-
-    def close(self) -> None:
-        """Forget it; its files are given back when the last search has ended."""
-        self._follower.forget()
+        return self._follower.state
 
 
 class VectorWriter:

@@ -7,7 +7,6 @@ l2      minus the square of the Euclidean distance
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any, Final, TypeAlias
 
@@ -28,24 +27,24 @@ def prepared(metric: str, vectors: Floats) -> Floats:
     """A vector or a matrix in the form in which it is kept and compared."""
     if metric != "cosine":
         return vectors
-    if vectors.ndim == 1:  # the same in a third of the time
-        wide = vectors.astype(np.float64)
-        length = math.sqrt(wide.dot(wide))
-        single: Floats = (wide / max(length, sys.float_info.min)).astype(np.float32)
-        return single
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
-    found: Floats = (vectors / np.maximum(lengths, np.finfo(np.float64).tiny)).astype(np.float32)
+    wide = vectors.astype(np.float64)
+    lengths = np.sqrt(np.einsum("...i,...i->...", wide, wide))
+    wide /= np.maximum(lengths, sys.float_info.min)[..., None]
+    found: Floats = wide.astype(np.float32)
     return found
 
 
 def scores(metric: str, matrix: Floats, vector: Floats) -> Floats:
-    """The similarity of each row: the same for a vector whatever stands beside it."""
+    """The similarity of each row: the same for a vector whatever stands beside it.
+
+    Of several vectors at once, if there is a matrix for each of them.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         if metric == "l2":
-            matrix = matrix - vector
-            found: Floats = -np.einsum("ij,ij->i", matrix, matrix)
+            matrix = matrix - vector[..., None, :]
+            found: Floats = -np.einsum("...ij,...ij->...i", matrix, matrix)
         else:
-            found = np.einsum("ij,j->i", matrix, vector)
+            found = np.einsum("...ij,...j->...i", matrix, vector)
     if not np.isfinite(found).all():  # of huge numbers
         found = np.nan_to_num(found, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     return found

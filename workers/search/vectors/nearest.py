@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from workers.search.vectors.metrics import BLOCK, Floats, Positions, Rows, among, best, scores
-from workers.search.vectors.segment import Segment
+from workers.search.vectors.segment import AS_TEN, Segment
 from workers.search.vectors.state import State, without
 
 COMPARED: Final = 20_000
@@ -26,6 +26,46 @@ SPARE: Final = 4
 WIDEST: Final = 16_384
 """Candidates beyond which a graph is of no use."""
 _Parts = list[tuple[Rows, Floats]]
+Found = tuple[list[int], list[float]]
+"""Rows and similarities, best first; of equal ones the lower row first."""
+
+
+def nearest_each(state: State, metric: str, vectors: Floats, wanted: int) -> list[Found]:
+    """What `nearest` finds for each row of `vectors`, in fewer steps where all is in graphs.
+
+    To search for several at once takes a third less: what a search runs through stays in the
+    caches of the processor.
+    """
+    found = None
+    if 0 < wanted <= AS_TEN and not len(state.rows):
+        found = _in_graphs(state, metric, vectors, wanted)
+    if found is None:
+        return [nearest(state, metric, vector, wanted, None, ()) for vector in vectors]
+    return found
+
+
+def _in_graphs(state: State, metric: str, vectors: Floats, wanted: int) -> list[Found] | None:
+    """None where the graphs alone do not tell."""
+    parts: _Parts = []
+    for segment, gone in state.segments:
+        if len(gone) or segment.count <= wanted:
+            return None
+        at = segment.nearest_each(vectors, wanted)
+        if at is None:
+            return None
+        parts.append((segment.rows[at], segment.matrix[at]))
+    if not parts:
+        return None
+    rows, matrix = parts[0]
+    if len(parts) > 1:
+        rows = np.concatenate([rows for rows, _ in parts], axis=1)
+        matrix = np.concatenate([matrix for _, matrix in parts], axis=1)
+    values = scores(metric, matrix, vectors)
+    found: list[Found] = []
+    for ascending, one in zip((-values).tolist(), rows.tolist(), strict=True):
+        pairs = sorted(zip(ascending, one, strict=True))[:wanted]
+        found.append(([row for _, row in pairs], [-value for value, _ in pairs]))
+    return found
 
 
 def nearest(
@@ -35,8 +75,8 @@ def nearest(
     wanted: int,
     allowed: Rows | None,
     exclude: Collection[int],
-) -> tuple[list[int], list[float]]:
-    """Rows and similarities, best first; of equal ones the lower row first."""
+) -> Found:
+    """The nearest `wanted` rows of those that `allowed` and `exclude` leave."""
     more = wanted + len(exclude)
     parts: _Parts = []
     for segment, gone in state.segments:
