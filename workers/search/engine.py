@@ -11,14 +11,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
 from mesh.errors import CallError, DataCorrupted, MeshError, StoreError
+from workers.search.asked import Answer
 from workers.search.change import SLICE, Change, Fresh
 from workers.search.indexing import Indexer
+from workers.search.legs import alike
 from workers.search.operations import Op
 from workers.search.readers import Readers
 from workers.search.records import TABLES
@@ -116,7 +119,28 @@ class SearchEngine:
 
     def read(self, ops: Sequence[Op]) -> list[Any]:
         """Run operations that only read, in any process."""
-        return [self._read(op) for op in ops]
+        known = self._searched_together(ops) if len(ops) > 1 else {}
+        return [known[at] if at in known else self._read(op) for at, op in enumerate(ops)]
+
+    def _searched_together(self, ops: Sequence[Op]) -> dict[int, Answer]:
+        """Answers to queries for vectors, by their places, as far as some can be searched at once.
+
+        What fails is left: it fails again when it is run alone, with an error of its own.
+        """
+        groups: dict[Any, list[int]] = {}
+        for at, op in enumerate(ops):
+            if op.verb == "query" and (kind := alike(op.arguments["query"])) is not None:
+                groups.setdefault((op.collection, *kind), []).append(at)
+        found: dict[int, Answer] = {}
+        for (collection, *_), places in groups.items():
+            if len(places) == 1:
+                continue
+            with suppress(Exception):
+                answers = self._searcher.nearest(
+                    collection, [ops[at].arguments["query"] for at in places]
+                )
+                found.update(zip(places, answers, strict=False))
+        return found
 
     def _read(self, op: Op) -> Any:
         try:

@@ -70,32 +70,63 @@ def vector_legs(
     """
     if query.sort:
         raise InvalidArgument("sort= orders by fields, a vector by nearness: give one of them")
-    begin = _begin(query)
-    wanted = begin + query.limit
+    wanted = _begin(query) + query.limit
     depth = len(without) + (wanted if node is None else max(query.depth, wanted))
     nearest = Leg(*_nearest(index, query, vector, depth, without))
-    legs = {VECTOR_LEG: nearest}
-    total: int | None = None
     if node is None:
-        rows, scores = nearest
+        return _page(query, nearest.rows, nearest.scores, {VECTOR_LEG: nearest}, None)
+    found = index.text.search(filtered(node, query, index.schema), limit=depth, total=query.total)
+    kept = [at for at, row in enumerate(found.rows) if row not in without]
+    texts = Leg([found.rows[at] for at in kept], [found.scores[at] for at in kept])
+    legs = {TEXT_LEG: texts, VECTOR_LEG: nearest}
+    if query.fusion == "ranks":
+        best = by_ranks(legs, query.weights)
     else:
-        found = index.text.search(
-            filtered(node, query, index.schema), limit=depth, total=query.total
-        )
-        kept = [at for at, row in enumerate(found.rows) if row not in without]
-        texts = Leg([found.rows[at] for at in kept], [found.scores[at] for at in kept])
-        legs = {TEXT_LEG: texts, VECTOR_LEG: nearest}
-        if query.fusion == "ranks":
-            best = by_ranks(legs, query.weights)
-        else:
-            best = by_scores(legs, query.weights, query.depth)
-        rows, scores = [row for row, _ in best], [score for _, score in best]
-        total = found.total if query.total else None
-    end = wanted
+        best = by_scores(legs, query.weights, query.depth)
+    total = found.total if query.total else None
+    return _page(query, [row for row, _ in best], [score for _, score in best], legs, total)
+
+
+def alike(query: Query) -> tuple[Any, ...] | None:
+    """What queries have in common that `vectors_alone` takes; None if it does not take this one."""
+    if (
+        type(query.vector) is not bytes
+        or query.query is not None
+        or query.filter is not None
+        or query.sort
+        or query.cursor
+        or query.facets
+    ):
+        return None
+    return query.vector_field, query.offset + query.limit, len(query.vector)
+
+
+def vectors_alone(
+    index: OpenIndex, queries: Sequence[Query], vectors: Sequence[bytes]
+) -> list[Ranked]:
+    """What `vector_legs` finds for queries that are `alike` and ask for nothing but nearness."""
+    first = queries[0]
+    reader = index.vectors[vector_field(first, index.schema).name]
+    found = reader.search_each(vectors, first.offset + first.limit)
+    return [
+        _page(query, rows, scores, {VECTOR_LEG: Leg(rows, scores)}, None)
+        for query, (rows, scores) in zip(queries, found, strict=True)
+    ]
+
+
+def _page(
+    query: Query,
+    rows: Sequence[int],
+    scores: Sequence[float],
+    legs: Mapping[str, Leg],
+    total: int | None,
+) -> Ranked:
+    begin = _begin(query)
+    end = begin + query.limit
     if query.min_score:  # scores fall
         end = min(end, sum([score >= query.min_score for score in scores]))
     page = rows[begin:end]
-    cursor = payload.encode([wanted]) if page and len(page) == query.limit else b""
+    cursor = payload.encode([begin + query.limit]) if page and len(page) == query.limit else b""
     return Ranked(page, scores[begin:end], _places(legs, page), total, cursor)
 
 

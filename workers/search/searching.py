@@ -20,7 +20,7 @@ from workers.search.asked import (
 )
 from workers.search.derived import IndexDamaged
 from workers.search.hits import NOTHING, joined, packed_hit
-from workers.search.legs import Ranked, text_leg, vector_legs
+from workers.search.legs import Ranked, text_leg, vector_legs, vectors_alone
 from workers.search.query.nodes import Node
 from workers.search.query.structured import filter_of
 from workers.search.readers import OpenIndex, Readers
@@ -60,6 +60,28 @@ class Searcher:
             return _run(view, found, index, query, node, vector, (), began)
 
         return self._with_index(collection, run, lambda schema: _nothing(query, schema, began))
+
+    def nearest(self, collection: str, queries: Sequence[Query]) -> list[Answer]:
+        """The answers to queries for nothing but vectors that are `alike`, searched for at once.
+
+        None if nothing has been indexed yet. What is wrong with one of them is raised for all.
+        """
+        began = time.perf_counter()
+
+        def run(view: View, found: Collection, index: OpenIndex) -> list[Answer]:
+            vectors = [vector_of(query, index.schema) for query in queries]
+            ranked = vectors_alone(index, queries, vectors)
+            hits = [
+                _hits(view, found, index, query, one, None)
+                for query, one in zip(queries, ranked, strict=True)
+            ]
+            took = time.perf_counter() - began
+            return [
+                Answer(packed, one.total, one.cursor, {}, index.applied, took)
+                for packed, one in zip(hits, ranked, strict=True)
+            ]
+
+        return self._with_index(collection, run, lambda schema: [])
 
     def similar(self, collection: str, given: Similar, query: Query) -> Answer:
         """Documents that resemble others, which are left out."""
