@@ -99,6 +99,21 @@ def vector_field(query: Query, schema: Schema) -> Field:
     return known[0]
 
 
+def vectors_of(queries: Sequence[Query], schema: Schema) -> list[bytes]:
+    """The vectors of queries for the same field, as octets of the same length.
+
+    Raises InvalidArgument.
+    """
+    field = vector_field(queries[0], schema)
+    given = [query.vector for query in queries]
+    if len(given[0]) == 4 * field.dimension:
+        numbers = np.frombuffer(b"".join(given), "<f4").reshape(len(given), -1).astype(np.float64)
+        squares = np.einsum("ij,ij->i", numbers, numbers).tolist()
+        if all([SAFE < square < math.inf for square in squares]):
+            return given
+    return [vector_of(query, schema) for query in queries]
+
+
 def vector_of(query: Query, schema: Schema) -> bytes:
     """The vector of the query as octets. Raises InvalidArgument."""
     field = vector_field(query, schema)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 from mesh.protocol import payload
 from mesh.protocol.search import MAX_KEY
 from workers.search.records import HEAD
 
+HEAD_SIZE: Final = HEAD.size
 NOTHING: Final = b"\x80"
 """An empty map: nothing else is told."""
 _MIDDLE: Final = struct.Struct(">7sd9sQ")
@@ -26,14 +28,15 @@ def packed_hit(record: bytes, row: int, score: float, told: bytes, source: bool)
 
     `told`: a map of up to eleven further entries.
     """
-    name_size, body_size = HEAD.unpack_from(record)
-    begin = HEAD.size + name_size
+    name_size = record[0] << 8 | record[1]  # as HEAD has it
+    begin = HEAD_SIZE + name_size
     entries = 3 + source + (told[0] & 0x0F)
     parts = [
-        _BEGINS[entries], _IDS[name_size], record[HEAD.size : begin],
+        _BEGINS[entries], _IDS[name_size], record[HEAD_SIZE : begin],
         _MIDDLE.pack(_SCORE, score, _VERSION, row), told[1:],
     ]  # fmt: skip
     if source:
+        body_size = HEAD.unpack_from(record)[1]
         parts += (_SOURCE, record[begin : begin + body_size])
     return b"".join(parts)
 
@@ -47,6 +50,21 @@ def joined(told: bytes, more: dict[str, Any]) -> bytes:
 def place(rank: int, score: float) -> bytes:
     """Where a hit stands in one leg: {rank, score}."""
     return b"\x82" + _PLACE.pack(_RANK, rank, _SCORE, score)
+
+
+def places(name: bytes, scores: Sequence[float], begin: int) -> list[bytes]:
+    """{name: {rank, score}} of each hit of the only leg, the first of which stands after `begin`.
+
+    `name`: packed.
+    """
+    count = len(scores)
+    start = b"\x81" + name + b"\x82" + _RANK
+    ranks = struct.pack(f">{count}I", *range(begin + 1, begin + 1 + count))
+    values = struct.pack(f">{count}d", *scores)
+    return [
+        start + ranks[4 * at : 4 * at + 4] + _SCORE + values[8 * at : 8 * at + 8]
+        for at in range(count)
+    ]
 
 
 def packed_answer(hits: list[bytes], around: dict[str, Any]) -> bytes:

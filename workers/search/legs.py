@@ -11,7 +11,7 @@ from mesh.protocol import payload
 from mesh.protocol.search import MAX_ROWS
 from workers.search.asked import EVERYTHING, Query, filtered, vector_field
 from workers.search.fusion import Leg, by_ranks, by_scores
-from workers.search.hits import place
+from workers.search.hits import place, places
 from workers.search.query.nodes import Node
 from workers.search.readers import OpenIndex
 from workers.search.text.index import Position, Sort
@@ -127,7 +127,12 @@ def _page(
         end = min(end, sum([score >= query.min_score for score in scores]))
     page = rows[begin:end]
     cursor = payload.encode([begin + query.limit]) if page and len(page) == query.limit else b""
-    return Ranked(page, scores[begin:end], _places(legs, page), total, cursor)
+    scores = scores[begin:end]
+    if len(legs) > 1:
+        told = _places(legs, page)
+    else:
+        told = places(_NAMES[VECTOR_LEG], scores, begin)
+    return Ranked(page, scores, told, total, cursor)
 
 
 def _nearest(

@@ -17,7 +17,7 @@ removed since, in any order, and as often as one likes. All numbers are big-endi
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -145,6 +145,13 @@ class Totals:
 def read_totals(record: bytes | None) -> Totals:
     """The totals from their record, if there is one."""
     return Totals() if record is None else Totals(*_TOTALS.unpack(record))
+
+
+def row_keys(number: int, rows: Sequence[int]) -> list[bytes]:
+    """The keys of the documents in `rows` of the collection with that number."""
+    stem = U32.pack(number)
+    packed = struct.pack(f">{len(rows)}Q", *rows)
+    return [stem + packed[at : at + 8] for at in range(0, len(packed), 8)]
 
 
 @dataclass(slots=True)

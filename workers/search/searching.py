@@ -17,6 +17,7 @@ from workers.search.asked import (
     filtered,
     text_node,
     vector_of,
+    vectors_of,
 )
 from workers.search.derived import IndexDamaged
 from workers.search.hits import NOTHING, joined, packed_hit
@@ -24,7 +25,7 @@ from workers.search.legs import Ranked, text_leg, vector_legs, vectors_alone
 from workers.search.query.nodes import Node
 from workers.search.query.structured import filter_of
 from workers.search.readers import OpenIndex, Readers
-from workers.search.records import Collection, Document, read_document
+from workers.search.records import Collection, Document, read_document, row_keys
 from workers.search.resembling import numbers, resembling, rows_of
 from workers.search.schema import KEYWORD, TAGS, TEXT, Schema
 from workers.search.text import facets
@@ -69,8 +70,7 @@ class Searcher:
         began = time.perf_counter()
 
         def run(view: View, found: Collection, index: OpenIndex) -> list[Answer]:
-            vectors = [vector_of(query, index.schema) for query in queries]
-            ranked = vectors_alone(index, queries, vectors)
+            ranked = vectors_alone(index, queries, vectors_of(queries, index.schema))
             hits = [
                 _hits(view, found, index, query, one, None)
                 for query, one in zip(queries, ranked, strict=True)
@@ -213,8 +213,9 @@ def _hits(
     more = query.highlight is not None or query.explain or bool(query.source) is not whole
     told = ranked.told
     octets = 0
+    keys = row_keys(found.number, ranked.rows)
     for at, row in enumerate(ranked.rows):
-        record = view.record_at(found, row)
+        record = view.record_at(found, keys[at])
         if record is None:
             raise _Gone
         one = told[at] if told else NOTHING

@@ -17,7 +17,7 @@ cdef class View:
     cpdef existing(self, str name)
     cpdef state(self, int number)
     cpdef document_at(self, collection, row)
-    cpdef bytes record_at(self, collection, row)
+    cpdef bytes record_at(self, collection, bytes key)
 
 cdef class Moment:
     cdef object _block

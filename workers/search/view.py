@@ -185,15 +185,15 @@ class View:
 
     def document_at(self, collection: Collection, row: int) -> Document | None:
         """The document in `row`; None if it has gone."""
-        record = self.record_at(collection, row)
+        record = self.record_at(collection, ROW.pack(collection.number, row))
         return None if record is None else read_document(record)
 
-    def record_at(self, collection: Collection, row: int) -> bytes | None:
-        """The record of the document in `row`; None if it has gone. Raises DataCorrupted."""
+    def record_at(self, collection: Collection, key: bytes) -> bytes | None:
+        """The record with that key (see `row_keys`); None if it has gone. Raises DataCorrupted."""
         try:
-            return self.at.get(self._documents, ROW.pack(collection.number, row))
+            return self.at.get(self._documents, key)
         except DataCorrupted as error:
-            raise _damaged(collection, row) from error
+            raise _damaged(collection, ROW.unpack(key)[1]) from error
 
     def documents_after(self, number: int, row: int) -> Iterator[tuple[int, bytes | None]]:
         """Rows above `row` with the records in them, in their order; None for a damaged one."""
