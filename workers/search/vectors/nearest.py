@@ -53,7 +53,8 @@ def _in_graphs(state: State, metric: str, vectors: Floats, wanted: int) -> list[
         at = segment.nearest_each(vectors, wanted)
         if at is None:
             return None
-        parts.append((segment.rows[at], segment.matrix[at]))
+        # Half the time of indexing by an array.
+        parts.append((segment.rows.take(at), segment.matrix.take(at, axis=0)))
     if not parts:
         return None
     rows, matrix = parts[0]
