@@ -79,7 +79,6 @@ CASES = (
         {name: functools.partial(_texts, name) for name in KINDS},
         (
             Target("queries/s of a core", SEARCH, 0.7, TANTIVY),
-            Target("queries/s", SEARCH, 0.35, TANTIVY),
             Target("load", SEARCH, 0.6, TANTIVY),
         ),
     ),
@@ -89,11 +88,7 @@ CASES = (
         "with the graphs built; by the clock, by the service's processor time; usearch in process",
         "queries/s",
         {SEARCH: _vectors},
-        (
-            Target("settled, of a core", SEARCH, 0.6, other_figure="usearch"),
-            Target("settled", SEARCH, 0.3, other_figure="usearch"),
-            Target("at once, of a core", SEARCH, 0.2, other_figure="usearch"),
-        ),
+        (Target("settled, of a core", SEARCH, 0.6, other_figure="usearch"),),
     ),
     Case(
         "search-many",

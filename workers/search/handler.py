@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 
 WRITER, SWEEP, SCAN = "writer", "sweep", "scan"
 WINDOWS = {"": 32, SCAN: 16}
-PORTION = 4
-"""Reads that are answered together: a query takes longer than sending its answer."""
+PORTION = 8
+"""Reads that are answered together. Fewer are answered sooner; what they have in common, the search
+for their vectors above all, is done once for all of them."""
 CLAIMED = {WRITER: 256, SWEEP: 4}
 PAGE = 100
 DELETED_AT_ONCE = 1000
