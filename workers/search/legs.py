@@ -128,10 +128,7 @@ def _page(
     page = rows[begin:end]
     cursor = payload.encode([begin + query.limit]) if page and len(page) == query.limit else b""
     scores = scores[begin:end]
-    if len(legs) > 1:
-        told = _places(legs, page)
-    else:
-        told = places(_NAMES[VECTOR_LEG], scores, begin)
+    told = _places(legs, page) if len(legs) > 1 else places(_NAMES[VECTOR_LEG], scores, begin)
     return Ranked(page, scores, told, total, cursor)
 
 
