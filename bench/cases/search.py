@@ -80,6 +80,7 @@ CASES = (
         (
             Target("queries/s of a core", SEARCH, 0.7, TANTIVY),
             Target("load", SEARCH, 0.6, TANTIVY),
+            Target("p50 less 1.2 empty calls", SEARCH, 1.0, TANTIVY, True, "p50"),
         ),
     ),
     Case(

@@ -9,6 +9,6 @@ cdef int HEAD_SIZE
 cpdef bytes packed_hit(bytes record, row, double score, bytes told, bint source)
 cpdef bytes joined(bytes told, dict more)
 cpdef bytes place(int rank, double score)
-@cython.locals(count=int, at=int, start=bytes, ranks=bytes, values=bytes)
-cpdef list places(bytes name, scores, begin)
+@cython.locals(start=bytes)
+cpdef list places(bytes name, scores, int begin)
 cpdef bytes packed_answer(list hits, dict around)

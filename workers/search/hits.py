@@ -57,14 +57,8 @@ def places(name: bytes, scores: Sequence[float], begin: int) -> list[bytes]:
 
     `name`: packed.
     """
-    count = len(scores)
-    start = b"\x81" + name + b"\x82" + _RANK
-    ranks = struct.pack(f">{count}I", *range(begin + 1, begin + 1 + count))
-    values = struct.pack(f">{count}d", *scores)
-    return [
-        start + ranks[4 * at : 4 * at + 4] + _SCORE + values[8 * at : 8 * at + 8]
-        for at in range(count)
-    ]
+    start = b"\x81" + name
+    return [start + place(begin + at, score) for at, score in enumerate(scores, 1)]
 
 
 def packed_answer(hits: list[bytes], around: dict[str, Any]) -> bytes:

@@ -78,6 +78,8 @@ def nearest(
     exclude: Collection[int],
 ) -> Found:
     """The nearest `wanted` rows of those that `allowed` and `exclude` leave."""
+    if not wanted:
+        return [], []
     more = wanted + len(exclude)
     parts: _Parts = []
     for segment, gone in state.segments:

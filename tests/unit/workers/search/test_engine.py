@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from tests import support
 from tests.unit.workers.search.driver import Driver, opened
 from workers.search import indexing
 from workers.search.engine import INDEXES
+from workers.search.verbs import Verbs
 
 TEA = {"id": "tea", "title": "Green tea from Hangzhou 杭州绿茶", "price": 7, "tags": ["drink"]}
 CUP = {"id": "cup", "title": "A cup for tea", "price": 12, "tags": ["ware"]}
@@ -176,6 +179,40 @@ def test_vectors_and_both_together(store: Driver) -> None:
     assert [hit["id"] for hit in similar["hits"]] == ["west"]
     store.delete("near", "east")
     assert store.ids("near", vector=[0.9, 0.1], limit=1) == ["north"]
+
+
+def test_searches_for_vectors_that_arrive_together_are_answered_as_alone(store: Driver) -> None:
+    store.write("create", "near", {"title": "text", "at": {"kind": "vector", "dimension": 2}})
+    points = [{"id": f"d{n}", "title": "sun", "at": [n, 20.0]} for n in range(40)]
+    store.index("near", *points)
+    asked: list[dict[str, Any]] = [
+        {"vector": struct.pack("<2f", 1.0, 1.0)},
+        {"vector": struct.pack("<2f", 3.0, 1.0), "source": False},
+        {"vector": struct.pack("<2f", 1.0, 3.0), "min_score": 0.97},
+        {"vector": struct.pack("<2f", 1.0, 2.0), "limit": 3, "offset": 7, "highlight": ["title"]},
+        {"vector": struct.pack("<2f", 5.0, 2.0), "limit": 7, "offset": 3, "source": ["title"]},
+        {"vector": struct.pack("<2f", 2.0, 1.0), "filter": "title:sun", "limit": 2},
+        {"vector": struct.pack("<2f", 2.0, 1.0), "query": "sun"},
+        {"vector": [2.0, 1.0]},
+        {"vector": b"123456789012"},
+        {"vector": b"123456789abc"},
+        {"vector": b"\xff" * 8},
+        {"vector": bytes(8)},
+        {"vector": struct.pack("<2f", 1.0, 1.0), "vector_field": "title"},
+        {"vector": struct.pack("<2f", 2.0, 1.0), "vector_field": "title"},
+    ]
+    verbs = Verbs()
+    for some in (asked[:5], asked[5:], asked):
+        acts = [verbs.query("near", **arguments) for arguments in some]
+        together = store.engine.read([act.op for act in acts])
+        for act, found in zip(acts, together, strict=True):
+            (alone,) = store.engine.read([act.op])
+            if isinstance(alone, Exception):
+                assert type(alone) is type(found) and str(alone) == str(found)
+            else:
+                assert act.answer(found) | {"took": 0} == act.answer(alone) | {"took": 0}
+    missing = [verbs.query("none", vector=bytes(8)).op for _ in range(2)]
+    assert [type(found) for found in store.engine.read(missing)] == [InvalidArgument] * 2
 
 
 def test_pages_come_to_an_end_without_gaps(store: Driver) -> None:

@@ -130,6 +130,36 @@ def test_a_single_vector_is_prepared_like_those_of_a_matrix() -> None:
         np.testing.assert_allclose(prepared("cosine", one), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("state", ["one graph", "two graphs", "something is gone", "fresh rows"])
+def test_several_are_searched_for_at_once(
+    path: Path, metric: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one after the other, whatever the index consists of."""
+    monkeypatch.setattr(merging, "SMALL", 0)
+    monkeypatch.setattr(merging, "IDLE_RATIO", 1)
+    vectors = clustered(np.random.default_rng(3), 3300, DIMENSION)
+    added = list(enumerate(map(as_bytes, vectors)))
+    writer = VectorWriter(path, field(metric))
+    writer.apply([], added[:3000])
+    writer.commit()
+    writer.settle()
+    if state != "one graph":
+        writer.apply([7] if state == "something is gone" else [], added[3000:])
+        writer.commit()
+    if state == "two graphs":
+        writer.settle()
+    reader = VectorReader(path, field(metric))
+    assert reader.segments == (2 if state == "two graphs" else 1)
+    queries = [as_bytes(one) for one in vectors[5:12]]
+    for wanted in (0, 1, 10, 16, 17, 4000):
+        found = reader.search_each(queries, wanted)
+        assert found == [reader.search(one, wanted) for one in queries]
+        assert found == [reader.search(one, wanted, exclude=[9999]) for one in queries]
+    writer.close()
+    reader.close()
+
+
 def test_removing_is_idempotent_and_a_row_may_come_back(path: Path) -> None:
     first, second = np.eye(DIMENSION, dtype=np.float32)[:2]
     writer = VectorWriter(path, field())
