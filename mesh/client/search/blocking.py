@@ -185,7 +185,12 @@ class Search:
             explain(last, SERVICE, HOW_TO_START)
 
     def _ask(self, request: Request[T]) -> T:
-        return request.read(self._answer(self._begin(request)))
+        caller = self._safe if request.safe else self._caller
+        try:
+            found = caller.call(f"search.{request.verb}", *request.args, **request.kwargs)
+        except CallError as error:
+            explain(error, SERVICE, HOW_TO_START)
+        return request.read(found)
 
     def _answer(self, pending: Pending[T]) -> T:
         try:

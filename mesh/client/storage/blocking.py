@@ -294,7 +294,13 @@ class Storage:
             explain(last, SERVICE, HOW_TO_START)
 
     def _ask(self, request: Request[T]) -> T:
-        return request.read(self._answer(self._begin(request)))
+        try:
+            found = self._caller_of(request).call(
+                f"storage.{request.verb}", *request.args, **request.kwargs
+            )
+        except CallError as error:
+            explain(error, SERVICE, HOW_TO_START)
+        return request.read(found)
 
     def _answer(self, pending: Pending[T]) -> T:
         try:
@@ -303,10 +309,12 @@ class Storage:
             explain(error, SERVICE, HOW_TO_START)
 
     def _begin(self, request: Request[Any]) -> Pending[Any]:
-        caller = self._safe if request.safe else self._caller
-        if request.timeout is not None:
-            caller = caller.options(timeout=request.timeout)
+        caller = self._caller_of(request)
         return caller.submit(f"storage.{request.verb}", *request.args, **request.kwargs)
+
+    def _caller_of(self, request: Request[Any]) -> Caller:
+        caller = self._safe if request.safe else self._caller
+        return caller if request.timeout is None else caller.options(timeout=request.timeout)
 
     def _send(self, to: sending.Sending) -> int | None:
         try:
