@@ -33,8 +33,7 @@ Found = tuple[list[int], list[float]]
 def nearest_each(state: State, metric: str, vectors: Floats, wanted: int) -> list[Found]:
     """What `nearest` finds for each row of `vectors`, in fewer steps where all is in graphs.
 
-    To search for several at once takes a third less: what a search runs through stays in the
-    caches of the processor.
+    To search for several at once takes a third less for each.
     """
     found = None
     if 0 < wanted <= AS_TEN and not len(state.rows):
