@@ -61,6 +61,20 @@ def _planned(
     return verb
 
 
+def _embedding(
+    build: Callable[P, Plan[T]], plain: Callable[..., Request[T]]
+) -> Callable[Concatenate[AsyncSearch, P], Coroutine[Any, Any, T]]:
+    """What `build` plans, to be awaited; the request that `plain` describes without `embed`."""
+
+    @wraps(build)
+    def verb(self: AsyncSearch, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        if "embed" not in kwargs and "embed_text" not in kwargs:
+            return self._ask(plain(*args, **kwargs))
+        return self._follow(build(*args, **kwargs))
+
+    return verb
+
+
 class AsyncSearch:
     """The verbs of the search service; those of `Search`, to be awaited.
 
@@ -86,8 +100,8 @@ class AsyncSearch:
 
     get = _awaited(calls.get)
     get_many = _awaited(calls.get_many)
-    query = _planned(plans.query)
-    similar = _planned(plans.similar)
+    query = _embedding(plans.query, calls.query)
+    similar = _embedding(plans.similar, calls.similar)
     suggest = _awaited(calls.suggest)
     count = _awaited(calls.count)
 

@@ -48,6 +48,21 @@ def _planned(build: Callable[P, Plan[T]]) -> Callable[Concatenate[Search, P], T]
     return verb
 
 
+def _embedding(
+    build: Callable[P, Plan[T]], plain: Callable[..., Request[T]]
+) -> Callable[Concatenate[Search, P], T]:
+    """What `build` plans, as a method; the request that `plain` describes without `embed`."""
+
+    @wraps(build)
+    def verb(self: Search, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if "embed" not in kwargs and "embed_text" not in kwargs:
+            return self._ask(plain(*args, **kwargs))
+        found: T = self._follow(build(*args, **kwargs))
+        return found
+
+    return verb
+
+
 class Search:
     """The verbs of the search service. Any number of threads may use it.
 
@@ -75,8 +90,8 @@ class Search:
 
     get = _blocking(calls.get)
     get_many = _blocking(calls.get_many)
-    query = _planned(plans.query)
-    similar = _planned(plans.similar)
+    query = _embedding(plans.query, calls.query)
+    similar = _embedding(plans.similar, calls.similar)
     suggest = _blocking(calls.suggest)
     count = _blocking(calls.count)
 
