@@ -261,12 +261,12 @@ def query(
         kwargs["vector"] = packed(vector)
     if vector_field != "":
         kwargs["vector_field"] = limits.check_field(vector_field, "vector_field")
-    if offset != 0:
+    if _differs(offset, 0):
         kwargs["offset"] = limits.check_offset(offset)
-    if cursor != b"":
+    if _differs(cursor, b""):
         kwargs["cursor"] = limits.check_cursor(cursor)
-    if sort:
-        kwargs["sort"] = sorting(sort)
+    if _differs(sort, ()) and (order := sorting(sort)):
+        kwargs["sort"] = order
     if facets:
         kwargs["facets"] = limits.check_facets(facets)
     if highlight:
@@ -277,21 +277,21 @@ def query(
         kwargs["explain"] = True
     if weights:
         kwargs["weights"] = limits.check_weights(weights)
-    if min_score != 0.0:
-        kwargs["min_score"] = limits.check_min_score(min_score)
-    if fields:
-        kwargs["fields"] = names(fields)
-    if filter is not None:
-        kwargs["filter"] = limits.check_filter(filter)
+    if _differs(min_score, 0.0) and (least := limits.check_min_score(min_score)):
+        kwargs["min_score"] = least
+    if _differs(fields, ()) and (among := names(fields)):
+        kwargs["fields"] = among
+    if filter is not None and (held := limits.check_filter(filter)):
+        kwargs["filter"] = held
     if operator != "or":
         kwargs["operator"] = limits.check_operator(operator)
-    if limit != 10:
+    if _differs(limit, 10):
         kwargs["limit"] = limits.check_limit(limit)
     if source is not True:
         kwargs["source"] = limits.check_source(source)
     if not total:
         kwargs["total"] = False
-    if k != 100:
+    if _differs(k, 100):
         kwargs["k"] = limits.check_nearest(k)
     if fusion != "scores":
         kwargs["fusion"] = limits.check_choice("fusion", fusion, limits.FUSIONS)
@@ -395,8 +395,8 @@ def _order(name: str) -> tuple[str, str]:
 
 def _unless(**given: tuple[Any, Any]) -> dict[str, Any]:
     """Keyword arguments without those that are what the service takes anyway."""
-    return {
-        name: value
-        for name, (value, usual) in given.items()
-        if value != usual or type(value) is not type(usual)
-    }
+    return {name: value for name, (value, usual) in given.items() if _differs(value, usual)}
+
+
+def _differs(value: Any, usual: Any) -> bool:
+    return bool(value != usual or type(value) is not type(usual))

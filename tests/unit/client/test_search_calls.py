@@ -20,6 +20,8 @@ from mesh.protocol import payload
 def test_only_what_was_given_is_sent() -> None:
     plain = calls.query("docs", "分布式 cache")
     assert (plain.verb, plain.args, plain.kwargs) == ("query", ("docs", "分布式 cache"), {})
+    empty = calls.query("docs", "x", sort=[], fields=[], filter="", facets={}, min_score=0)
+    assert empty.kwargs == {}
     request = calls.query(
         "docs", vector=[1, 0.5], filter="a:1", limit=0, offset=5, cursor=b"c", sort="-year",
         facets={"by": "author"}, highlight="title", source=False, weights={"text": 0.5},
@@ -36,6 +38,17 @@ def test_only_what_was_given_is_sent() -> None:
         "weights": {"text": 0.5, "vector": 0.6}, "operator": "and", "fields": ["title"],
         "explain": True, "fusion": "ranks",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"offset": False}, {"offset": 0.0}, {"cursor": None}, {"cursor": bytearray()}, {"sort": None},
+     {"min_score": False}, {"limit": 10.0}, {"k": 100.0}, {"vector_field": None}, {"source": 1},
+     {"operator": ""}, {"fusion": None}],
+)  # fmt: skip
+def test_what_only_looks_like_nothing_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+        calls.query("docs", "x", **wrong)
 
 
 def test_an_order_is_written_in_several_ways() -> None:
