@@ -17,14 +17,20 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+import msgpack
 from xxhash import xxh3_128_digest
 
+from mesh import errors
 from mesh.errors import CallError, InvalidArgument, ProtocolError
 from mesh.protocol import payload
 from mesh.service.lanes import Job, Packed
 
 CallId: TypeAlias = tuple[int, int, bytes]
 """Incarnation of the client, number of the request, digest of its content."""
+
+
+_ERROR = 1
+"""The code of an error among packed results."""
 
 
 class Operation(Protocol):
@@ -167,3 +173,27 @@ def packed_body(value: Any, packed: bool, root: str = "value") -> bytes:
     except ProtocolError as error:
         raise InvalidArgument(f"{root} was said to be packed, but is not: {error}") from None
     return value
+
+
+def pack(result: Any) -> bytes:
+    """A result of a verb, or a list of them with errors among them, as octets."""
+    if type(result) is int:
+        return payload.encode(result)
+    packed: bytes = msgpack.packb(result, default=_extend)
+    return packed
+
+
+def unpack(data: bytes) -> Any:
+    """What was packed."""
+    return msgpack.unpackb(data, ext_hook=_restore)
+
+
+def _extend(value: Any) -> Any:
+    if isinstance(value, CallError):
+        return msgpack.ExtType(_ERROR, msgpack.packb(errors.to_wire(value)))
+    raise InvalidArgument(f"{type(value).__name__} is no result")
+
+
+def _restore(code: int, data: bytes) -> Any:
+    number, fields = msgpack.unpackb(data)
+    return errors.from_wire(number, fields, started=False)

@@ -18,6 +18,7 @@ from typing import Any, Final
 import lmdb
 
 from mesh.errors import CallError, DataCorrupted, MeshError, StoreError
+from workers.acts import pack, unpack
 from workers.search.asked import Answer
 from workers.search.change import SLICE, Change, Fresh
 from workers.search.indexing import Indexer
@@ -27,7 +28,6 @@ from workers.search.readers import Readers
 from workers.search.records import TABLES
 from workers.search.searching import Searcher
 from workers.search.view import Definitions, Moment
-from workers.storage.running import pack, unpack
 from workers.store import Change as StoreChange
 from workers.store import Job, Store, dedup
 from workers.store.dedup import Dedup

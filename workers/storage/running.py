@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgpack
-
-from mesh import errors
-from mesh.errors import CallError, InvalidArgument
-from mesh.protocol import payload
+from mesh.errors import CallError
+from workers.acts import pack, unpack
 from workers.storage.change import Change
 from workers.storage.operations import Op
 from workers.storage.view import View
 from workers.store.dedup import Dedup
-
-_ERROR = 1
 
 
 def outcome(view: View, op: Op) -> Any:
@@ -67,27 +62,3 @@ def _run(change: Change, op: Op, records: Dedup | None) -> Any:
     return [
         _once(change, part, records) if part.once else outcome(change, part) for part in op.parts()
     ]
-
-
-def pack(result: Any) -> bytes:
-    """A result of a verb, or a list of them with errors among them, as octets."""
-    if type(result) is int:
-        return payload.encode(result)
-    packed: bytes = msgpack.packb(result, default=_extend)
-    return packed
-
-
-def unpack(data: bytes) -> Any:
-    """What was packed."""
-    return msgpack.unpackb(data, ext_hook=_restore)
-
-
-def _extend(value: Any) -> Any:
-    if isinstance(value, CallError):
-        return msgpack.ExtType(_ERROR, msgpack.packb(errors.to_wire(value)))
-    raise InvalidArgument(f"{type(value).__name__} is no result")
-
-
-def _restore(code: int, data: bytes) -> Any:
-    number, fields = msgpack.unpackb(data)
-    return errors.from_wire(number, fields, started=False)
