@@ -99,29 +99,19 @@ def vector_field(query: Query, schema: Schema) -> Field:
     return known[0]
 
 
-def vectors_of(queries: Sequence[Query], schema: Schema) -> list[bytes]:
-    """The vectors of queries for the same field, as octets of the same length.
+def vector_of(query: Query, schema: Schema) -> bytes:
+    """The vector of the query as octets. Raises InvalidArgument."""
+    return vectors_of([query], schema)[0]
 
-    Raises InvalidArgument.
-    """
+
+def vectors_of(queries: Sequence[Query], schema: Schema) -> list[bytes]:
+    """The vectors of queries for the same field, as octets. Raises InvalidArgument."""
     field = vector_field(queries[0], schema)
     given = [query.vector for query in queries]
-    if len(given[0]) == 4 * field.dimension:
+    size = 4 * field.dimension
+    if all([isinstance(one, bytes) and len(one) == size for one in given]):
         numbers = np.frombuffer(b"".join(given), "<f4").reshape(len(given), -1).astype(np.float64)
         squares = np.einsum("ij,ij->i", numbers, numbers).tolist()
         if all([SAFE < square < math.inf for square in squares]):
-            return given
-    return [vector_of(query, schema) for query in queries]
-
-
-def vector_of(query: Query, schema: Schema) -> bytes:
-    """The vector of the query as octets. Raises InvalidArgument."""
-    field = vector_field(query, schema)
-    given = query.vector
-    if isinstance(given, bytes) and len(given) == 4 * field.dimension:
-        numbers = np.frombuffer(given, "<f4").astype(np.float64)
-        square = float(numbers.dot(numbers))
-        if SAFE < square < math.inf:  # most are, so that no number needs to be looked at
-            return given
-    packed: bytes = checked_value(field, given)
-    return packed
+            return given  # most are so, and no number needs to be looked at
+    return [checked_value(field, one) for one in given]
