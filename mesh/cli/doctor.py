@@ -104,13 +104,14 @@ def _pump() -> Finding:
 
 def _modules() -> Finding:
     """The modules that are compiled as they stand: each runs as plain Python, too, but slower."""
-    name, found, stale = "modules", compiled.compiled(), compiled.stale()
-    text = f"{len(found)} of {len(compiled.NAMES)} compiled"
+    name = "modules"
     if os.environ.get("SAGE_PUMP") == "pure":
         return Finding(
             name, WARN, "pure Python: SAGE_PUMP=pure", "unset SAGE_PUMP to use the compiled ones"
         )
-    if stale:
+    found = compiled.compiled()
+    text = f"{len(found)} of {len(compiled.NAMES)} compiled"
+    if stale := compiled.stale():
         text += f", older than their source: {', '.join(stale)}"
         return Finding(name, WARN, text, "compile them again: `make install`")
     if len(found) < len(compiled.NAMES):

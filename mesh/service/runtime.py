@@ -34,7 +34,7 @@ from mesh.service.dispatch import Dispatcher
 from mesh.service.invoke import Outbox, apply
 from mesh.service.looped import LoopDrive
 from mesh.service.session import SessionCore
-from mesh.spin import Spin
+from mesh.spin import SPIN, Spin
 from mesh.transport import AnyLink, open_link, parse_endpoint
 
 # Requests are read in portions: the broker and the callers work on the answers to one while this
@@ -109,7 +109,7 @@ class Runtime:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._poll: select.poll | None = None
-        self._spin = Spin()
+        self._spin = Spin(SPIN if service.spin else 0.0)
         self._spun = True
         self._noticed: set[str] = set()
         self._ready = threading.Event()
@@ -316,7 +316,7 @@ class Runtime:
     def spin(self) -> bool:
         """Keep trying to receive for a moment, if all is quiet after traffic."""
         channels = self.channels
-        if self._spun or not self.service.spin or len(channels) != 1 or self._core.in_hand:
+        if self._spun or len(channels) != 1 or self._core.in_hand:
             return False
         self._spun = True
         if not (duration := self._spin.due()):

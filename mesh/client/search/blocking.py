@@ -200,9 +200,10 @@ class Search:
             explain(last, SERVICE, HOW_TO_START)
 
     def _ask(self, request: Request[T]) -> T:
-        caller = self._safe if request.safe else self._caller
         try:
-            found = caller.call(f"search.{request.verb}", *request.args, **request.kwargs)
+            found = self._caller_of(request).call(
+                f"search.{request.verb}", *request.args, **request.kwargs
+            )
         except CallError as error:
             explain(error, SERVICE, HOW_TO_START)
         return request.read(found)
@@ -214,11 +215,15 @@ class Search:
             explain(error, SERVICE, HOW_TO_START)
 
     def _begin(self, request: Request[Any]) -> Pending[Any]:
-        caller = self._safe if request.safe else self._caller
         try:
-            return caller.submit(f"search.{request.verb}", *request.args, **request.kwargs)
+            return self._caller_of(request).submit(
+                f"search.{request.verb}", *request.args, **request.kwargs
+            )
         except CallError as error:
             explain(error, SERVICE, HOW_TO_START)
+
+    def _caller_of(self, request: Request[Any]) -> Caller:
+        return self._safe if request.safe else self._caller
 
     def _vectors(self, step: Compute) -> list[bytes]:
         by = step.by
