@@ -19,6 +19,7 @@ from workers.memory.records import Entry, Lock
 
 CONDITIONS = ("", "none", "some", "later", "sooner")
 MAX_STEPS = 1000
+_ONLY_IF = ("", "absent", "present")
 NIL = b"\xc0"
 
 
@@ -128,14 +129,19 @@ class Verbs:
         packed: bool = False,
     ) -> Act[Op]:
         """Write a key; its version, None if `only_if` ("absent", "present") kept it from that."""
-        arguments = {
+        # What is left out is left out further on, too: most calls give a key and a value alone.
+        arguments: dict[str, Any] = {
             "key": limits.check_key(key),
             "body": _packed(value, packed),
-            "keep_ttl": bool(keep_ttl),
-            "only_if": limits.check_choice("only_if", only_if, ("", "absent", "present")),
-            **self._lifetime(ttl, expire_at, stale),
-            "tags": limits.check_tags(tags),
         }
+        if keep_ttl:
+            arguments["keep_ttl"] = True
+        if only_if != "":
+            arguments["only_if"] = limits.check_choice("only_if", only_if, _ONLY_IF)
+        if ttl is not None or expire_at is not None or stale is not None:
+            arguments.update(self._lifetime(ttl, expire_at, stale))
+        if tags != ():
+            arguments["tags"] = limits.check_tags(tags)
         if keep_ttl and (ttl is not None or expire_at is not None):
             raise InvalidArgument("keep_ttl together with ttl or expire_at: give one of them")
         return Act(

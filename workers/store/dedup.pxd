@@ -12,9 +12,11 @@ cdef class Dedup:
     cdef object _base_ms
     cdef double _swept_at
     cdef dict _cached
+    cdef dict _highest
     cdef long long _left
     cdef long long _unmeasured
 
+    @cython.locals(head=tuple)
     cpdef recall(self, Change change, session, sequence, bytes content)
     @cython.locals(head=tuple)
     cpdef remember(self, Change change, session, sequence, bytes content, bytes outcome)
@@ -23,7 +25,9 @@ cdef class Dedup:
     cpdef tuple _head(self, Change change, session, long long now_ms)
     cpdef tuple _stored_head(self, Change change, bytes name)
     cpdef _put(self, Change change, bytes name, number, bytes content, bytes outcome)
+    cpdef bint _has_room(self, Change change)
     cpdef _check_room(self, Change change)
+    cpdef _raise_highest(self, session, number)
     cpdef long long _now_ms(self, Change change)
 
 cpdef bint _fresh(long long due, long long now_ms)

@@ -98,6 +98,9 @@ class Dedup:
         self._base_ms: int | None = None
         self._swept_at = self._began
         self._cached: dict[int, tuple[int, int, bool]] = {}
+        # Of sessions that began in this term, the highest number that was ever given to `remember`,
+        # or more: no slot of theirs holds a higher one.
+        self._highest: dict[int, int] = {}
         self._left = 0
         self._unmeasured = _MEASURE_EVERY
 
@@ -149,8 +152,13 @@ class Dedup:
         """
         if not (0 <= session <= _LAST_NUMBER and 0 <= sequence < _LAST_NUMBER):
             raise InvalidArgument(f"{session}-{sequence} is no request id: 64 bits each")
-        first = self._head(change, session, self._now_ms(change))[0]
-        found = change.get(self._table, _SLOT.pack(b"r", session, sequence % WINDOW))
+        head = self._head(change, session, self._now_ms(change))
+        first = head[0]
+        found = None
+        highest = self._highest.get(session)
+        new = head[1] == 0 if highest is None else sequence > highest
+        if not (new and self._has_room(change)):
+            found = change.get(self._table, _SLOT.pack(b"r", session, sequence % WINDOW))
         if found is not None:
             number = _RECORD.unpack_from(found)[0]
             if number == sequence:
@@ -174,6 +182,9 @@ class Dedup:
         _, due, alive = self._head(change, session, now_ms)
         if not (alive and _fresh(due, now_ms)):
             self._touch(change, session, now_ms)
+        highest = self._highest.get(session, sequence if due == 0 else None)
+        if highest is not None:
+            self._raise_highest(session, max(highest, sequence))
         self._put(change, _SLOT.pack(b"r", session, sequence % WINDOW), sequence, content, outcome)
 
     def housekeeping(self) -> Job | None:
@@ -226,6 +237,11 @@ class Dedup:
             self._cached.clear()
         self._cached[session] = head
 
+    def _raise_highest(self, session: int, number: int) -> None:
+        if len(self._highest) >= _MAX_CACHED and session not in self._highest:
+            self._highest.clear()
+        self._highest[session] = number
+
     def _forget_session(self, change: Change, name: bytes, now_ms: int) -> None:
         """Leave of a session no more than how far it came; in the end not even that."""
         first, _, alive = self._stored_head(change, name)
@@ -270,13 +286,17 @@ class Dedup:
         change.put(self._table, name, record)
         self._left -= len(record)
 
-    def _check_room(self, change: Change) -> None:
-        """Raise QuotaExceeded if the records take all that they may."""
+    def _has_room(self, change: Change) -> bool:
+        """Whether there is room for another record."""
         self._unmeasured += 1
         if self._left <= 0 or self._unmeasured >= _MEASURE_EVERY:
             self._left = self._quota - change.size(self._table) - change.size(self._due_table)
             self._unmeasured = 0
-        if self._left <= 0:
+        return self._left > 0
+
+    def _check_room(self, change: Change) -> None:
+        """Raise QuotaExceeded if the records take all that they may."""
+        if not self._has_room(change):
             raise QuotaExceeded(
                 f"the records that keep requests from being done twice take {self._quota} octets;"
                 f" they are kept for {KEEP:g} s: write less often, or raise the quota",

@@ -56,14 +56,18 @@ class S3Fifo:
 
     def insert(self, key: bytes, size: int, expire_at: int = 0) -> None:
         """An entry was written; a known one is accessed and takes its new size."""
-        for queue in (self.small, self.main):
+        queue = self.small
+        entry = queue.get(key)
+        if entry is None:
+            queue = self.main
             entry = queue.get(key)
-            if entry is not None:
-                again = size << _SIZE_SHIFT | min(MAX_FREQUENCY, (entry & _FREQUENCY) + 1)
-                if again != entry:  # what is hot and of one size stays as it is
-                    self._resize(queue, size - (entry >> _SIZE_SHIFT))
-                    queue[key] = again
-                return
+        if entry is not None:
+            before: int = entry
+            again = size << _SIZE_SHIFT | min(MAX_FREQUENCY, (before & _FREQUENCY) + 1)
+            if again != before:  # what is hot and of one size stays as it is
+                self._resize(queue, size - (before >> _SIZE_SHIFT))
+                queue[key] = again
+            return
         number = hash(key)
         if number in self.ghosts or number in self.old_ghosts:
             self.ghosts.discard(number)
@@ -92,8 +96,9 @@ class S3Fifo:
             entry = queue.get(key)
             if entry is None:
                 return
-        if entry & _FREQUENCY < MAX_FREQUENCY:
-            queue[key] = entry + 1
+        before: int = entry
+        if before & _FREQUENCY < MAX_FREQUENCY:
+            queue[key] = before + 1
 
     def remove(self, key: bytes) -> None:
         """An entry is gone for another reason."""

@@ -30,7 +30,6 @@ def test_set(verbs: Verbs) -> None:
     assert act.op.arguments == {
         "key": b"k",
         "body": b"\x91\x01",
-        "keep_ttl": False,
         "only_if": "absent",
         "expire_at": NOW + 2500,
         "fresh_until": NOW + 2000,
