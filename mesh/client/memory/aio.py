@@ -178,19 +178,17 @@ class AsyncMemory:
         if request.safe and self._ns in self._relaxed:
             request = request.at_writer()
         try:
-            return await self._call(request)
+            return request.read(await self._call(request))
         except CallError as error:
             request = instead(request, error)
         self._relaxed.add(self._ns)
-        return await self._call(request)
+        return request.read(await self._call(request))
 
-    async def _call(self, request: Request[T]) -> T:
+    def _call(self, request: Request[Any]) -> Coroutine[Any, Any, Any]:
         caller = self._safe if request.safe else self._caller
         if request.timeout is not None:
             caller = caller.options(timeout=request.timeout)
-        return request.read(
-            await caller.call(f"memory.{request.verb}", *request.args, **request.kwargs)
-        )
+        return caller.call(f"memory.{request.verb}", *request.args, **request.kwargs)
 
     async def _follow(self, plan: Plan[T]) -> T:
         """Do what a plan says; what it returns. Raises whatever it raises."""

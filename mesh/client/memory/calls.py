@@ -48,6 +48,11 @@ def lifetime(
     return found
 
 
+def _packed(ns: str) -> dict[str, Any]:
+    """The keyword arguments of what is asked most: values are packed, nothing else is given."""
+    return {"packed": True} if ns == limits.DEFAULT_NAMESPACE else {"packed": True, "ns": ns}
+
+
 def _named(ns: str, **given: Any) -> dict[str, Any]:
     """Keyword arguments without those that are not given."""
     found = {name: value for name, value in given.items() if value}
@@ -82,8 +87,9 @@ def get(ns: str, key: str, default: Any = None, *, stale: bool = False) -> Reque
 
     With `stale` also one whose `ttl` is over but not the seconds of its `stale`.
     """
-    kwargs = _named(ns, stale=stale)
-    kwargs["packed"] = True
+    kwargs = _packed(ns)
+    if stale:
+        kwargs["stale"] = stale
     return Request("get", (_key(key),), kwargs, _reading(default), True)
 
 
@@ -223,8 +229,11 @@ def set(
         tags: names by which `invalidate` finds it; up to 16.
         only_if: "absent": only if there is no such key; "present": only if there is.
     """
-    kwargs = _named(ns, keep_ttl=keep_ttl, tags=tag_list(tags), only_if=only_if, packed=True)
-    kwargs |= lifetime(ttl, expire_at, stale)
+    kwargs = _packed(ns)
+    if keep_ttl or only_if or tags != ():
+        kwargs |= _named(ns, keep_ttl=keep_ttl, tags=tag_list(tags), only_if=only_if)
+    if ttl is not None or expire_at is not None or stale is not None:
+        kwargs |= lifetime(ttl, expire_at, stale)
     return Request("set", (_key(key), _pack(value)), kwargs, _same)
 
 
