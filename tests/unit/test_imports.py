@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -207,3 +210,13 @@ def test_all_is_true(name: str) -> None:
     assert defined <= set(announced), "public, but not in __all__"
     missing = [public for public in announced if not hasattr(package, public)]
     assert missing == [], "in __all__, but not there"
+
+
+@pytest.mark.parametrize("first", ["broker.router", "workers.acts", "workers.search.searching"])
+def test_plain_python_can_be_asked_for_whatever_is_imported_first(first: str) -> None:
+    code = f"import sys, {first}; print(sys.modules[{first!r}].__file__)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "SAGE_PUMP": "pure"}, text=True,
+        capture_output=True, timeout=30,
+    )  # fmt: skip
+    assert run.stdout.strip().endswith(".py"), run.stderr
