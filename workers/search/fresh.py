@@ -69,8 +69,7 @@ class FreshValues:
             changes = self._changes.get(number)
             if changes is None:
                 return None
-            for past in [one for one in changes.values() if one.after < after]:
-                self._remove(number, past)
+            self._pass(number, after)
             found = Portion(after)
             while len(found.added) < documents:
                 change = changes.get(found.until)
@@ -82,6 +81,11 @@ class FreshValues:
                 found.added += change.added
                 found.removed += change.removed
             return found if found.until > after else None
+
+    def passed(self, number: int, version: int) -> None:
+        """The index of a collection has all up to `version`: forget what came before."""
+        with self._lock:
+            self._pass(number, version)
 
     def forget(self, number: int) -> None:
         """A collection was dropped."""
@@ -95,6 +99,11 @@ class FreshValues:
             self._changes.clear()
             self._touched.clear()
             self._octets = 0
+
+    def _pass(self, number: int, version: int) -> None:
+        changes = self._changes.get(number, {})
+        for past in [one for one in changes.values() if one.after < version]:
+            self._remove(number, past)
 
     def _remove(self, number: int, change: Fresh) -> None:
         changes = self._changes[number]

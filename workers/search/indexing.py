@@ -175,6 +175,8 @@ class Indexer:
         """Apply a portion of what is new to `index`; whether more is left up to `until`."""
         reached = self._reached(found, index, building)
         if reached >= until:
+            if not building:  # what is told of late was in the store already
+                self._fresh.passed(found.number, reached)
             return False
         portion = None if building else self._fresh.take(found.number, reached, SLICE)
         if portion is None:
@@ -297,6 +299,7 @@ class Indexer:
             if old is not None:
                 old.close()
             self._due.pop(number, None)
+            self._fresh.passed(number, self._published(number, building=False))
             self._uncleared[number] = self._clock() + CLEAR_AFTER
             self._sweep()
 

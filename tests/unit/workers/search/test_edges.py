@@ -10,7 +10,7 @@ import resource
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mesh.service.requests import Request
 from tests.unit.workers.search.driver import Driver, opened
 from workers.acts import plan_all
 from workers.search import indexing
+from workers.search.change import Fresh
 from workers.search.derived import IndexDamaged
 from workers.search.engine import INDEXES
 from workers.search.generation import DerivedIndex
@@ -260,6 +261,29 @@ def test_a_rebuild_that_is_asked_for_while_one_goes_on(
         assert time.monotonic() < until
     assert len(store.ids("c", "thing")) == 5
     assert not caplog.records, "the index was missing"
+
+
+def test_changes_that_are_told_of_late_keep_nobody_busy(
+    store: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer has had them indexed before this one came to say that they are there."""
+    indexer = store.engine.indexer
+    store.write("create", "slow", {"title": "text"}, refresh_every=60.0)
+    late: list[Mapping[int, Fresh]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(indexer, "note", late.append)
+        store.index("slow", *({"id": f"n{at}", "title": "x"} for at in range(indexing.AHEAD)))
+    for fresh in late:
+        indexer.note(fresh)
+    indexer.work()
+    assert indexer.work() != 0.0
+    assert not indexer._fresh._octets
+
+
+def test_nothing_is_kept_of_what_a_new_index_has_read(store: Driver) -> None:
+    store.index("c", {"id": "new", "colour": "red"})
+    assert store.ids("c", "colour:red") == ["new"]
+    assert not store.engine.indexer._fresh._octets
 
 
 def test_answers_that_no_message_holds(store: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
