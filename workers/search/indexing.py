@@ -130,10 +130,12 @@ class Indexer:
     def _mark(self) -> None:
         """Say when those collections are due in which something has changed."""
         now = self._clock()
-        for number in self._fresh.touched():
-            if number not in self._due:
-                found, _ = self._look(number)
-                self._due[number] = now + (0.0 if found is None else found.refresh_every)
+        changed = self._fresh.touched() - self._due.keys()
+        self._due |= dict.fromkeys(changed, now)  # unless more is known: looking may fail
+        for number in changed:
+            found, _ = self._look(number)
+            if found is not None:
+                self._due[number] = now + found.refresh_every
 
     # ---------------------------------------------------------------- one index
 

@@ -280,6 +280,24 @@ def test_changes_that_are_told_of_late_keep_nobody_busy(
     assert not indexer._fresh._octets
 
 
+def test_changes_are_seen_though_the_store_could_not_be_read_for_a_moment(
+    store: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexer = store.engine.indexer
+
+    def unreadable(number: int) -> Any:
+        raise StoreBusy("there are too many readers", retry_after=0.1)
+
+    with indexer._lock:  # so that nobody else looks
+        store.write("index", "c", [{"id": "new", "title": "thing"}])
+        indexer._due.clear()
+        with monkeypatch.context() as patch, pytest.raises(StoreBusy):
+            patch.setattr(indexer, "_look", unreadable)
+            indexer.work()
+        indexer.work()
+    assert "new" in store.ids("c", "thing")
+
+
 def test_nothing_is_kept_of_what_a_new_index_has_read(store: Driver) -> None:
     store.index("c", {"id": "new", "colour": "red"})
     assert store.ids("c", "colour:red") == ["new"]
