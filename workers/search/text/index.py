@@ -6,6 +6,7 @@ It is a directory of tantivy. Documents are known by their rows; what they hold 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -158,6 +159,7 @@ class TextReader:
         self._path = path
         self._schema = schema
         self._look_at = time.monotonic() + LOOK_EVERY
+        self._refreshing = threading.Lock()
         self._state = files.state(path)
         with _damaged(path):
             self._index = tantivy.Index.open(str(path))
@@ -174,8 +176,8 @@ class TextReader:
 
     def refresh(self) -> None:
         """See what has been committed up to now."""
-        self._state = files.state(self._path)
-        with _damaged(self._path):
+        with self._refreshing, _damaged(self._path):  # whoever comes later sees no less
+            self._state = files.state(self._path)
             self._index.reload()
             self._searcher = self._index.searcher()
         # Some queries are made of what is frequent.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -202,6 +203,40 @@ def test_names_of_fields_may_be_of_any_script(tmp_path: Path) -> None:
     assert reader.search(Prefix("标题", "分布"), limit=1).rows == [1]
     assert reader.search(All(), limit=1).total == 1
     reader.close()
+
+
+def test_of_two_refreshes_at_once_the_later_one_counts(path: Path) -> None:
+    reader = TextReader(path, SCHEMA)
+    native = reader._index
+    held, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """Its first searcher is given out late."""
+
+        def reload(self) -> None:
+            native.reload()
+
+        def searcher(self) -> Any:
+            found = native.searcher()
+            if not held.is_set():
+                held.set()
+                assert go_on.wait(20.0)
+            return found
+
+    reader._index = Slow()
+    first, second = (threading.Thread(target=reader.refresh) for _ in range(2))
+    first.start()
+    assert held.wait(20.0)
+    writer = TextWriter(path, SCHEMA)
+    writer.apply([], [(2, {"title": ["second words"]})])
+    writer.commit()
+    writer.close()
+    second.start()
+    second.join(0.2)
+    go_on.set()
+    first.join(20.0)
+    second.join(20.0)
+    assert rows(reader) == [1, 2]
 
 
 def test_merged_segments_are_followed_and_commits_are_not(
