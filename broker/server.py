@@ -143,7 +143,7 @@ class Server:
                 self._ports.append(self._open(index, endpoint, len(endpoints) > 1))
             self._sleep = transport.waiter([port.bound for port in self._ports], self._wake_read)
         except BaseException:
-            self._close(0.0)
+            self._close()
             raise
         router.endpoints = self.endpoints
 
@@ -167,15 +167,18 @@ class Server:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         transport.keep_freed_memory(KEPT_MEMORY)
-        with self._signals():
-            try:
-                on_ready(self.endpoints)
-                self._serve()
-                self._drain()
-            finally:
-                self.router.farewell()
-                self._flush(monotonic())
-                self._close(LINGER)
+        try:
+            with self._signals():
+                try:
+                    on_ready(self.endpoints)
+                    self._serve()
+                    self._drain()
+                finally:
+                    self.router.farewell()
+                    self._flush(monotonic())
+                    self._close_ports(LINGER)
+        finally:
+            self._close()  # what signals are written to, once none is
 
     def stop(self) -> None:
         """Begin to drain; a second time: leave at once. Safe from signal handlers and threads."""
@@ -457,12 +460,15 @@ class Server:
 
     # ---------------------------------------------------------------- the end
 
-    def _close(self, linger: float) -> None:
+    def _close_ports(self, linger: float) -> None:
         for port in self._ports:
             port.bound.close(linger)
         if linger and self._ports:
             transport.end_context()
         self._ports = []
+
+    def _close(self) -> None:
+        self._close_ports(0.0)
         with self._waking:
             self._closed = True
             os.close(self._wake_read)

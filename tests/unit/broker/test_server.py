@@ -119,7 +119,7 @@ class Broker:
         for port in self.server._ports:
             port.bound.close()
         self.server._ports = []
-        self.server._close(0.0)
+        self.server._close()
 
 
 @pytest.fixture(
@@ -462,3 +462,28 @@ def test_an_error_is_no_message_of_mdp(broker: Broker) -> None:
     broker.router.send(peer, Message(ERROR, sequence=1))
     broker.until(lambda: broker.counted("mdp:unanswered") == 1)
     assert broker.counted("dropped:inexpressible") == 0
+
+
+CLOSING = """
+import os, signal, sys
+from broker.router import Router
+from broker.server import Endpoint, Server
+from broker.state import RouterSettings
+server = Server(Router(RouterSettings()), [Endpoint(sys.argv[1])])
+close = os.close
+def closed(file):
+    heeded = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(heeded)
+    if file == heeded:
+        sys.exit("a signal would be written to what is closed, or to what is opened next")
+    close(file)
+os.close = closed
+server.run(lambda endpoints: server.stop())
+"""
+
+
+def test_signals_are_written_nowhere_when_it_has_closed(
+    process: Callable[..., Child], tmp_path: Path
+) -> None:
+    child = process(sys.executable, "-c", CLOSING, f"ipc://{tmp_path}/b")
+    assert child.wait(timeout=20.0) == 0
