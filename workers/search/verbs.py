@@ -81,9 +81,9 @@ class Verbs:
             asked.vector = limits.check_vector(vector)
         if vector_field != "":
             asked.vector_field = limits.check_field(vector_field, "vector_field")
-        if k != asked.depth:
+        if k != asked.depth or type(k) is not int:
             asked.depth = limits.check_nearest(k)
-        if offset != 0:
+        if offset != 0 or type(offset) is not int:
             asked.offset = limits.check_offset(offset)
         if cursor != b"":
             asked.cursor = limits.check_cursor(cursor)
@@ -97,7 +97,7 @@ class Verbs:
             asked.weights = limits.check_weights(weights)
         if fusion != asked.fusion:
             asked.fusion = limits.check_choice("fusion", fusion, limits.FUSIONS)
-        if min_score != 0.0:
+        if min_score != 0.0 or type(min_score) is not float:
             asked.min_score = limits.check_min_score(min_score)
         op = Op("query", limits.check_collection(collection), {"query": asked})
         return Act(op, _answered, _answer_packed)

@@ -108,6 +108,14 @@ def test_numbers_that_can_be_neither_compared_nor_shown(store: Driver, number: A
         assert isinstance(found, InvalidArgument), arguments
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"offset": False}, {"offset": 0.0}, {"k": 100.0}, {"min_score": False}]
+)
+def test_what_only_looks_as_usual_is_refused(store: Driver, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+        store.ids("c", "thing", **wrong)
+
+
 def test_a_batch_of_which_one_call_fails_is_answered(store: Driver) -> None:
     good = store._verbs.index("c", [{"id": "good", "title": "fine"}])
     bad = store._verbs.index("c", [{"id": "bad", "title": 5}])
