@@ -79,7 +79,7 @@ def _plan(method: Any, args: list[Any], kwargs: dict[str, Any]) -> Act[OpT] | Ca
         act: Act[OpT] = method.function(*args, **kwargs)
         return act
     except CallError as error:
-        return error
+        return error.with_traceback(None)  # which would say that the method was at work
     except TypeError as error:
         return InvalidArgument(method.refuses(args, kwargs) or str(error))
     except ArithmeticError:  # of Decimal, for one that says so if it is only looked at
