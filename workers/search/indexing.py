@@ -297,9 +297,6 @@ class Indexer:
 
         if self._commit(switch):
             self._building.discard(number)
-            old = self._open.pop((number, found.index.generation), None)
-            if old is not None:
-                old.close()
             self._due.pop(number, None)
             self._fresh.passed(number, self._published(number, building=False))
             self._uncleared[number] = self._clock() + CLEAR_AFTER
@@ -345,15 +342,18 @@ class Indexer:
                     self._drop_open(number)
 
     def _sweep(self) -> None:
-        """Remove the folders of indexes that no collection has any more."""
-        wanted = set()
+        """Close and remove the indexes that no collection has any more."""
+        wanted, paths = set(), set()
         for number in self._numbers():
             found, _ = self._look(number)
             for index in () if found is None else (found.index, found.building):
                 if index is not None:
-                    wanted.add(index_path(self._directory, number, index))
+                    wanted.add((number, index.generation))
+                    paths.add(index_path(self._directory, number, index))
+        for key in self._open.keys() - wanted:
+            self._open.pop(key).close()
         for path in self._directory.iterdir() if self._directory.is_dir() else ():
-            if path not in wanted:
+            if path not in paths:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _forget(self, number: int) -> None:

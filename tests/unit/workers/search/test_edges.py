@@ -269,6 +269,8 @@ def test_a_rebuild_that_is_asked_for_while_one_goes_on(
         assert time.monotonic() < until
     assert len(store.ids("c", "thing")) == 5
     assert not caplog.records, "the index was missing"
+    with store.engine.indexer._lock:
+        assert len(store.engine.indexer._open) == 1, "the earlier one is still open"
 
 
 def test_changes_that_are_told_of_late_keep_nobody_busy(
