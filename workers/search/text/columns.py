@@ -35,7 +35,7 @@ from workers.search.schema import (
     Schema,
     checked_value,
 )
-from workers.search.text import analysis
+from workers.search.text import analysis, stems
 
 ROW: Final = "_row"
 HAS: Final = "_has"
@@ -109,7 +109,7 @@ def build(schema: Schema) -> Any:
 
 def register(index: Any, schema: Schema) -> None:
     """Tell the index its analyzers: it does not keep them."""
-    for analyzer in {field.analyzer for field in schema.texts}:
+    for analyzer in _analyzers(schema):
         for name, native in analysis.native(analyzer).items():
             index.register_tokenizer(name, native)
 
@@ -119,11 +119,19 @@ Adder = Callable[[Any, Any], None]
 
 def adders(schema: Schema) -> dict[str, Adder]:
     """How a checked value of each field is put into a document of tantivy."""
+    # What remembers words is shared by fields: one may have 100,000 of them.
+    columns = {analyzer: analysis.indexed(analyzer) for analyzer in _analyzers(schema)}
     return {
-        name: _ADDERS[field.kind](field)
+        name: _add_text(field, columns[field.analyzer])
+        if field.kind == TEXT
+        else _ADDERS[field.kind](field)
         for name, field in schema.fields.items()
         if field.kind != VECTOR
     }
+
+
+def _analyzers(schema: Schema) -> set[str]:
+    return {field.analyzer for field in schema.texts}
 
 
 def document(row: int, values: Mapping[str, Any], add: Mapping[str, Adder]) -> Any:
@@ -137,11 +145,11 @@ def document(row: int, values: Mapping[str, Any], add: Mapping[str, Adder]) -> A
     return made
 
 
-def _add_text(field: Field) -> Adder:
+def _add_text(field: Field, columns: Callable[[str], stems.Columns]) -> Adder:
     name, analyzer = field.name, field.analyzer
     exact = whole_of(field) if field.exact else ""
     whole_words, two = words_of(name), pairs_of(name)
-    normal, columns = analysis.normal, analysis.indexed(analyzer)
+    normal = analysis.normal
     pairs = (lambda text: ()) if analyzer == "jieba" else analysis.pairs
 
     def add(made: Any, texts: list[str]) -> None:
@@ -199,7 +207,6 @@ def date_of(number: float) -> datetime:
 
 
 _ADDERS: Final[dict[str, Callable[[Field], Adder]]] = {
-    TEXT: _add_text,
     TAGS: _add_tags,
     KEYWORD: _adder("add_text"),
     INTEGER: _adder("add_integer"),

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.search.schema import parse
 from workers.search.text import analysis, stems
+from workers.search.text.columns import adders
 
 PIECES = st.sampled_from(
     ["Running ", "skies", "SKIES ", "x" * 99, "y" * 100, "Z" * 300, "a_b2", "it's ", "naïve ",
@@ -61,3 +63,17 @@ def test_more_words_than_are_remembered(compiled: bool, monkeypatch: pytest.Monk
         assert {one.lower() for one in words.split()} == {
             "letters", f"w{number}", f"w{number // 7}"
         }  # fmt: skip
+
+
+def test_fields_of_an_index_remember_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on its own, 200 fields could take more than a gigabyte."""
+    indexed = analysis.indexed
+    of: list[str] = []
+
+    def noted(analyzer: str) -> Callable[[str], stems.Columns]:
+        of.append(analyzer)
+        return indexed(analyzer)
+
+    monkeypatch.setattr(analysis, "indexed", noted)
+    adders(parse({"a": "text", "b": "text", "c": {"kind": "text", "analyzer": "plain"}}))
+    assert sorted(of) == ["default", "plain"]
