@@ -15,8 +15,10 @@ SLICE: Final = 2000
 SLICE_OCTETS: Final = 4 * 1024 * 1024
 """The same in octets, of those that are read from the store."""
 
-MOST: Final = 32 * 1024 * 1024
-"""Octets of documents whose values are kept; those of the others are read from the store again."""
+MOST: Final = 64 * 1024 * 1024
+"""Octets of memory for values of documents; those of the others are read from the store again."""
+EACH: Final = 600
+"""What a document takes there beside its octets: for a small one that is most of it."""
 
 
 @dataclass(slots=True)
@@ -45,9 +47,10 @@ class FreshValues:
         with self._lock:
             for number, change in fresh.items():
                 self._touched.add(number)
-                if change.until > change.after and self._octets + change.octets <= self._most:
+                octets = self._octets + _held(change)
+                if change.until > change.after and octets <= self._most:
                     self._changes.setdefault(number, {})[change.after] = change
-                    self._octets += change.octets
+                    self._octets = octets
 
     def touched(self) -> set[int]:
         """Where something has changed since this was asked last."""
@@ -108,9 +111,13 @@ class FreshValues:
     def _remove(self, number: int, change: Fresh) -> None:
         changes = self._changes[number]
         del changes[change.after]
-        self._octets -= change.octets
+        self._octets -= _held(change)
         if not changes:
             del self._changes[number]
+
+
+def _held(change: Fresh) -> int:
+    return change.octets + EACH * len(change.added)
 
 
 def stored(view: View, number: int, after: int) -> tuple[Portion, list[tuple[int, bytes | None]]]:

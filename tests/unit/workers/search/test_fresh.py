@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workers.search.change import Fresh
-from workers.search.fresh import FreshValues
+from workers.search.fresh import EACH, FreshValues
 
 
 def change(after: int, until: int, octets: int = 10) -> Fresh:
@@ -37,8 +37,8 @@ def test_a_portion_ends_after_so_many_documents() -> None:
 
 
 def test_what_is_too_much_is_left_to_the_store() -> None:
-    fresh = FreshValues(most=25)
-    for after in (0, 1, 2, 3):
+    fresh = FreshValues(most=2 * (10 + EACH))
+    for after in (0, 1, 2, 3):  # of the same number of octets; it is documents that take room
         fresh.add({1: change(after, after + 1)})
     found = fresh.take(1, 0, 100)
     assert found is not None
