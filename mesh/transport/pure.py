@@ -153,7 +153,10 @@ class Pump:
         peer = frame.bytes
         if peer in self.sources and peer[0] == 0:
             return
-        fd = frame.get(_SOURCE_FD)
+        try:
+            fd = frame.get(_SOURCE_FD)
+        except zmq.ZMQError:  # of a peer that speaks ZMTP 1, libzmq does not tell
+            return
         if self.sources.get(peer) != fd:
             self.sources[peer] = fd
             self.fresh.append(peer)

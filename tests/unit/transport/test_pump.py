@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -357,6 +358,16 @@ def test_sources_hold_the_connection_of_each_peer_once(listen: Listen, dial: Dia
     for fd in router.pump.sources.values():
         os.fstat(fd)
     assert dealers[0].pump.sources == {}
+
+
+def test_the_connection_of_an_old_peer_is_not_known(listen: Listen) -> None:
+    """libzmq does not tell where messages in ZMTP 1 come from."""
+    router = listen()
+    host, _, port = router.endpoints[0].removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10.0) as peer:
+        peer.sendall(b"\x09\x00old-peer" + b"\x06\x00hello")
+        assert collect(router.pump, 1) == [[b"old-peer", b"hello"]]
+    assert router.pump.sources == {}
 
 
 def test_many_threads_with_a_pump_each(pump_class: type[Pump]) -> None:
