@@ -35,9 +35,12 @@ import uuid
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+
+import lmdb
 
 from mesh.errors import StoreBusy, StoreError
 from mesh.monitoring.histogram import Histogram
@@ -46,7 +49,7 @@ from workers.store.election import Election
 from workers.store.engine import Engine, ReadBlock
 from workers.store.progress import BEAT_EVERY, ProgressFile
 from workers.store.tables import Table
-from workers.store.writer import Job, Writer
+from workers.store.writer import RESERVE, Job, Writer
 
 PLAIN: Final = False
 """A table of one checksummed value a key."""
@@ -320,6 +323,18 @@ class Store:
         self._wake.set()
 
     def _raise_epoch(self) -> int:
+        limit = self._engine.map_size
+        try:
+            return self._raised_epoch()
+        except lmdb.MapFullError:  # a copy, or a store at its limit, has not one page to spare
+            self._engine.grow(limit + RESERVE)
+        try:
+            return self._raised_epoch()
+        finally:
+            with suppress(StoreBusy):  # then the first job that finds it full takes it back
+                self._engine.grow(min(limit + RESERVE, max(limit, self._max_size)))
+
+    def _raised_epoch(self) -> int:
         raw = self._engine.begin_write()
         try:
             number = format.epoch(raw, self._own) + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mesh.errors import ConfigError, DataCorrupted
-from tests.unit.workers.store.conftest import ITEMS
+from tests.unit.workers.store.conftest import ITEMS, MIB
 from workers.store import Job, Store, backup
 from workers.store.place import DATA
 
@@ -44,6 +44,21 @@ def test_a_backup_is_the_store_of_its_moment(
         assert view.get(restored.tables["items"], b"a") == b"a" * 100
         assert view.get(restored.tables["items"], b"late") is None
     fill(restored, b"goes on")
+
+
+@pytest.mark.parametrize("limit", [64 * MIB, 2 * MIB])
+def test_a_large_copy_is_written_to_though_it_has_no_page_to_spare(
+    store: Store, opened: Callable[..., Store], tmp_path: Path, limit: int
+) -> None:
+    """Beyond its limit it can still be emptied."""
+    fill(store, b"a", size=2 * MIB)
+    store.backup(tmp_path / "copy")
+    backup.restore(tmp_path / "copy", tmp_path / "restored")
+    restored = opened(tmp_path / "restored", max_size=limit)
+    if limit > 2 * MIB:
+        fill(restored, b"b")
+    items = restored.tables["items"]
+    assert restored.execute([Job(lambda to: to.delete(items, b"a"), releases=True)]) == [True]
 
 
 def test_a_copy_replaces_nothing(store: Store, tmp_path: Path) -> None:
