@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
@@ -22,6 +23,8 @@ from workers.store.tables import View
 
 T = TypeVar("T")
 
+RESERVE: Final = 16 * 1024 * 1024
+"""Octets beyond the size limit for what adds next to nothing: deleting needs a few pages first."""
 MAX_READERS: Final = 1024
 _LOCK_FILE_SIZE: Final = 72 * 1024
 """Octets of LMDB's own lock file: 64 for each reader, and its head."""
@@ -81,6 +84,23 @@ class Engine:
                 return act()
             except lmdb.MapResizedError:
                 self._resize(0)
+
+    def with_room(self, act: Callable[[], T], most: int) -> T:
+        """What `act`, which writes a few pages, returns; also where the map has not one to spare.
+
+        That is so in a copy that was restored, and where the size limit `most` is reached. No
+        transaction of the calling thread may be open.
+        """
+        size = self.map_size
+        try:
+            return act()
+        except lmdb.MapFullError:
+            self.grow(size + RESERVE)
+        try:
+            return act()
+        finally:
+            with suppress(StoreBusy):  # then the first job that finds it full takes it back
+                self.grow(min(size + RESERVE, max(size, most)))
 
     @property
     def map_size(self) -> int:

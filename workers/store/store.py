@@ -35,12 +35,9 @@ import uuid
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-
-import lmdb
 
 from mesh.errors import StoreBusy, StoreError
 from mesh.monitoring.histogram import Histogram
@@ -49,7 +46,7 @@ from workers.store.election import Election
 from workers.store.engine import Engine, ReadBlock
 from workers.store.progress import BEAT_EVERY, ProgressFile
 from workers.store.tables import Table
-from workers.store.writer import RESERVE, Job, Writer
+from workers.store.writer import Job, Writer
 
 PLAIN: Final = False
 """A table of one checksummed value a key."""
@@ -124,14 +121,17 @@ class Store:
             engine = Engine(directory, map_size=min(map_size, max_size), alone=alone)
             try:
                 with format.trusting_no_bit(directory):
-                    identity, opened, own = engine.as_large_as_the_file(
-                        lambda: format.describe(
-                            engine.env,
-                            service=service,
-                            tables=tables,
-                            uuid=uuid.uuid4(),
-                            alone=alone,
-                        )
+                    identity, opened, own = engine.with_room(
+                        lambda: engine.as_large_as_the_file(
+                            lambda: format.describe(
+                                engine.env,
+                                service=service,
+                                tables=tables,
+                                uuid=uuid.uuid4(),
+                                alone=alone,
+                            )
+                        ),
+                        max_size,
                     )
                     engine.env.reader_check()
                 openers.share()
@@ -278,7 +278,7 @@ class Store:
         try:
             if not election.wait():
                 return
-            self._epoch = self._raise_epoch()
+            self._epoch = self._engine.with_room(self._raise_epoch, self._max_size)
             progress = ProgressFile(self.path, self._epoch)
             keeper = threading.Thread(target=self._keep, args=(progress,), name="store-keeper")
             keeper.daemon = True
@@ -323,18 +323,6 @@ class Store:
         self._wake.set()
 
     def _raise_epoch(self) -> int:
-        limit = self._engine.map_size
-        try:
-            return self._raised_epoch()
-        except lmdb.MapFullError:  # a copy, or a store at its limit, has not one page to spare
-            self._engine.grow(limit + RESERVE)
-        try:
-            return self._raised_epoch()
-        finally:
-            with suppress(StoreBusy):  # then the first job that finds it full takes it back
-                self._engine.grow(min(limit + RESERVE, max(limit, self._max_size)))
-
-    def _raised_epoch(self) -> int:
         raw = self._engine.begin_write()
         try:
             number = format.epoch(raw, self._own) + 1

@@ -25,14 +25,12 @@ import lmdb
 from mesh.errors import StoreBusy, StoreError, StoreFull
 from mesh.monitoring.histogram import Histogram
 from workers.store import format
-from workers.store.engine import Engine
+from workers.store.engine import RESERVE, Engine
 from workers.store.progress import ProgressFile
 from workers.store.tables import Change
 
 GROUP_BYTES: Final = 64 * 1024 * 1024
 """A transaction is committed once it has written this much; pages wait in memory until then."""
-RESERVE: Final = 16 * 1024 * 1024
-"""Octets beyond the size limit for jobs that release space: deleting needs a few pages first."""
 # LMDB writes 64 pages at a time; with less room than a few such writes the disk counts as full.
 ONE_WRITE: Final = 1024 * 1024
 _NO_ROOM: Final = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)))

@@ -10,7 +10,7 @@ import pytest
 
 from mesh.errors import ConfigError, DataCorrupted
 from tests.unit.workers.store.conftest import ITEMS, MIB
-from workers.store import Job, Store, backup
+from workers.store import PLAIN, Job, Store, backup
 from workers.store.place import DATA
 
 
@@ -59,6 +59,18 @@ def test_a_large_copy_is_written_to_though_it_has_no_page_to_spare(
         fill(restored, b"b")
     items = restored.tables["items"]
     assert restored.execute([Job(lambda to: to.delete(items, b"a"), releases=True)]) == [True]
+
+
+def test_a_large_copy_is_opened_by_a_version_with_more_tables(store: Store, tmp_path: Path) -> None:
+    fill(store, b"a", size=2 * MIB)
+    store.backup(tmp_path / "copy")
+    backup.restore(tmp_path / "copy", tmp_path / "restored")
+    tables = {**ITEMS, "more": PLAIN}
+    with (
+        Store.open(tmp_path / "restored", service="test", tables=tables, map_size=MIB) as restored,
+        restored.view() as view,
+    ):
+        assert view.get(restored.tables["more"], b"a") is None
 
 
 def test_a_copy_replaces_nothing(store: Store, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_full_store_can_be_emptied(opened: Callable[..., Store]) -> None:
     assert 100 < len(kept) < 300
     assert all(store.execute([delete(store, b"%d" % n)]) == [[True]] for n in kept)
     assert store.execute([put(store, b"again", bytes(100_000))]) == [None]
-    assert store.size <= 2 * MIB + writer.RESERVE
+    assert store.size <= 2 * MIB + engine.RESERVE
 
 
 @pytest.mark.parametrize("then", ["a full disk", "no room at all"])
