@@ -25,10 +25,11 @@ from workers.search.records import (
     Totals,
     fields_of,
     pack_document,
+    row_keys,
 )
 from workers.search.schema import Schema
 from workers.search.view import Definitions, Tables, View
-from workers.store import Change as StoreChange
+from workers.store.tables import Change as StoreChange
 
 SLICE: Final = 1000
 """Entries that are cleared away at a time."""
@@ -68,14 +69,14 @@ class Change(View):
         try:
             return self._found[name]
         except KeyError:
-            found = self._found[name] = super().find(name)
+            found = self._found[name] = View.find(self, name)
             return found
 
     def state(self, number: int) -> State:
         """How a collection stands; what is changed in it is written by `close`."""
         found = self._states.get(number)
         if found is None:
-            found = self._states[number] = super().state(number)
+            found = self._states[number] = View.state(self, number)
             self.fresh[number] = Fresh(found.version)
         return found
 
@@ -337,29 +338,34 @@ class Change(View):
     def _write(
         self, found: Collection, documents: Sequence[Given], checked: Sequence[Mapping[str, Any]]
     ) -> None:
+        if not documents:
+            return
         number, at = found.number, self.at
-        totals, state = self._totals, self.state(number)
+        state = self.state(number)
         fresh = self.fresh[number]
         ids, slots = self.tables["ids"], self.tables["documents"]
         stem = U32.pack(number)
         vectors = [field.name for field in found.schema.vectors]
-        for one, values in zip(documents, checked, strict=True):
-            totals.version += 1
-            row = U64.pack(totals.version)
+        version = self._totals.version
+        entries = octets = 0
+        keys = row_keys(number, range(version + 1, version + 1 + len(documents)))
+        for one, values, slot in zip(documents, checked, keys, strict=True):
+            version += 1
             name = stem + one.key
             record = _record(one, values, vectors)
             before = at.get(ids, name)
-            at.put(ids, name, row)
-            at.put(slots, stem + row, record)
+            at.put(ids, name, slot[4:])
+            at.put(slots, slot, record)
             if before is None:
-                state.entries += 1
+                entries += 1
             else:
-                self._forget(state, number, totals.version, before)
-            state.octets += len(record)
-            fresh.octets += len(record)
-            fresh.added.append((totals.version, values))
-        if documents:
-            state.version = fresh.until = totals.version
+                self._forget(state, number, version, before)
+            octets += len(record)
+            fresh.added.append((version, values))
+        fresh.octets += octets
+        state.entries += entries
+        state.octets += octets
+        state.version = fresh.until = self._totals.version = version
 
     def _remove(self, found: Collection, key: bytes) -> int:
         name = U32.pack(found.number) + key

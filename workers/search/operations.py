@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +34,13 @@ def together(ops: list[Op]) -> Op:
     return Op("many", "", {"ops": ops})
 
 
-@dataclass(slots=True)
 class Given:
     """A document as it came. `values`: its fields; `body`: its id and fields, packed."""
 
-    id: str
-    key: bytes
-    values: Mapping[str, Any]
-    body: bytes
+    __slots__ = ("body", "id", "key", "values")
+
+    def __init__(self, id: str, key: bytes, values: dict[str, Any], body: bytes) -> None:
+        self.id = id
+        self.key = key
+        self.values = values
+        self.body = body

@@ -299,17 +299,19 @@ def _plain(query: Any, fields: Sequence[str], operator: str, filters: Any) -> Qu
 
 def _given(documents: Any, packed: bool) -> list[Given]:
     """Documents as the store takes them."""
-    bodies: Sequence[bytes | None] = ()
+    bodies: list[bytes] = []
     if packed and isinstance(documents, list | tuple):
-        bodies = documents
+        bodies = [*documents]
         documents = [_unpacked(body, index) for index, body in enumerate(bodies)]
     checked = limits.check_documents(documents)
-    found = []
+    if not bodies:
+        bodies = [
+            payload.encode({"id": name, **values}, root=f"documents[{index}]")
+            for index, (name, _, values) in enumerate(checked)
+        ]
+    found: list[Given] = []
     octets = 0
-    for index, (name, key, values) in enumerate(checked):
-        body = bodies[index] if bodies else None
-        if body is None:
-            body = payload.encode({"id": name, **values}, root=f"documents[{index}]")
+    for (name, key, values), body in zip(checked, bodies, strict=True):
         octets += len(body)
         found.append(Given(name, key, values, body))
     if octets > limits.MAX_BATCH:
