@@ -86,7 +86,7 @@ def check_document(document: Any, what: str = "document") -> tuple[str, bytes, d
     Raises:
         InvalidArgument: it is not a mapping of names to values with an id.
     """
-    if not isinstance(document, dict | Mapping):  # asked of a dict first: a fifth of the time
+    if type(document) is not dict and not isinstance(document, Mapping):
         raise InvalidArgument(f"{what}={shown(document)} is not a mapping of fields to values")
     fields = dict(document)
     name = fields.pop("id", None)

@@ -36,6 +36,10 @@ Documents: TypeAlias = Mapping[str, Any] | Iterable[Mapping[str, Any]]
 Sort: TypeAlias = str | Sequence[str | Sequence[str]]
 
 
+_PLAIN = (str, int, float, list, bool)
+"""Types that most values have: looking for a method in vain takes longer than all else."""
+
+
 def _nothing(answer: Any) -> None:
     return None
 
@@ -60,17 +64,17 @@ def _ids(given: str | Iterable[str], what: str = "ids", most: int = limits.MAX_M
     return found
 
 
-def document(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+def document(given: Mapping[str, Any], what: str = "document") -> dict[str, Any]:
     """A document as it is sent: with an id, which is made here if it has none.
 
     So a call that is made again is the same call. Raises InvalidArgument.
     """
-    found = dict(given) if isinstance(given, Mapping) else given
+    found = dict(given) if type(given) is dict or isinstance(given, Mapping) else given
     if isinstance(found, dict) and found.get("id") is None:
         found["id"] = uuid.uuid4().hex
     _, _, fields = limits.check_document(found, what)
     for name, value in fields.items():
-        if hasattr(value, "tolist") and hasattr(value, "tobytes"):
+        if type(value) not in _PLAIN and hasattr(value, "tolist") and hasattr(value, "tobytes"):
             found[name] = packed(value, f"{what}: {name}")
     return found
 
@@ -174,7 +178,10 @@ def indexed(
 
 def pack(document: Mapping[str, Any]) -> bytes:
     """A document as it travels and is kept. Raises InvalidArgument."""
-    return payload.encode(document, root=f"document {document['id']!r}")
+    try:
+        return payload.encode(document)
+    except InvalidArgument:  # once more, to say which
+        return payload.encode(document, root=f"document {document['id']!r}")
 
 
 def update(

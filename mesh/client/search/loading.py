@@ -112,7 +112,8 @@ class Incoming:
     @property
     def lacking(self) -> bool:
         """Whether more must be pushed before the next batch can be taken."""
-        full = len(self._batch.documents) >= self._most or self._batch.octets >= MOST_OCTETS
+        batch = self._batch
+        full = len(batch.packed) >= self._most or batch.octets >= MOST_OCTETS
         return not full and not self._ended
 
     def push(self, given: Any) -> None:
@@ -127,10 +128,11 @@ class Incoming:
             self.failed += 1
             self._on_error(given, error)
             return
-        self._batch.documents.append(document)
-        self._batch.packed.append(packed)
-        self._batch.numbers.append(number)
-        self._batch.octets += len(packed)
+        batch = self._batch
+        batch.documents.append(document)
+        batch.packed.append(packed)
+        batch.numbers.append(number)
+        batch.octets += len(packed)
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -148,7 +150,10 @@ class Incoming:
 
 
 def _checked(given: Any, number: int) -> tuple[Document, bytes]:
-    document = calls.document(given, f"document {number}")
+    try:
+        document = calls.document(given)
+    except InvalidArgument:  # once more, to say which
+        document = calls.document(given, f"document {number}")
     packed = calls.pack(document)
     if len(packed) > limits.MAX_DOCUMENT:
         raise InvalidArgument(
