@@ -260,8 +260,8 @@ class Indexer:
             path = index_path(self._directory, found.number, index)
             if reached and not path.is_dir():
                 raise IndexDamaged(f"{path.name} is missing")
-            many = building or self._fresh.waiting(found.number) >= AHEAD
-            derived = self._open[key] = DerivedIndex(path, found.indexed(index), reached, many)
+            # For a load two threads are no quicker, and leave twice as many parts to be searched.
+            derived = self._open[key] = DerivedIndex(path, found.indexed(index), reached, building)
         return derived
 
     # ---------------------------------------------------------------- building
