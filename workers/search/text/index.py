@@ -41,10 +41,6 @@ HEAP: Final = 64 * 1024 * 1024
 """Octets of documents that a writer gathers before it writes them out."""
 LOOK_EVERY: Final = 0.25
 """Seconds after which a search looks whether segments were merged: each costs some 3 us a query."""
-REMEMBERED: Final = 1000
-"""Compiled queries that a reader keeps."""
-MOST_REMEMBERED: Final = 10_000
-"""Characters that tell a query, beyond which it is not kept."""
 
 
 class Sort(NamedTuple):
@@ -167,7 +163,6 @@ class TextReader:
             self._index.config_reader("manual")
             self._searcher = self._index.searcher()
         self._native = self._index.schema
-        self._compiled: dict[Node, Any] = {}
 
     @property
     def segments(self) -> int:
@@ -180,8 +175,6 @@ class TextReader:
             self._state = files.state(self._path)
             self._index.reload()
             self._searcher = self._index.searcher()
-        # Some queries are made of what is frequent.
-        self._compiled = {}
 
     def search(
         self,
@@ -304,18 +297,11 @@ class TextReader:
             self.refresh()
 
     def _query(self, node: Node) -> Any:
-        found = self._compiled.get(node)
-        if found is None:
-            searcher = self._searcher
-            compiler = Compiler(
-                self._schema, self._native, searcher.doc_freq, lambda: int(searcher.num_docs)
-            )
-            found = compiler.query(node)
-            if len(self._compiled) >= REMEMBERED:
-                self._compiled = {}
-            if len(repr(node)) <= MOST_REMEMBERED:
-                self._compiled[node] = found
-        return found
+        searcher = self._searcher
+        compiler = Compiler(
+            self._schema, self._native, searcher.doc_freq, lambda: int(searcher.num_docs)
+        )
+        return compiler.query(node)
 
     def _keys(self, sort: Sort | None) -> tuple[list[Key], list[Field]]:
         fields = [self._schema.field(name) for name, _ in sort.keys] if sort else []
