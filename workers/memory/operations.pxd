@@ -14,3 +14,8 @@ cdef class Op:
     cpdef bint reads(self)
     @cython.locals(op=Op)
     cpdef long long octets(self)
+
+@cython.locals(op=Op, part=Op)
+cpdef set verbs_in(ops)
+@cython.locals(op=Op, octets=cython.longlong, added=cython.longlong, found=list)
+cpdef list portions(ops, long long most)

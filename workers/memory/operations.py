@@ -63,3 +63,25 @@ class Op:
         if self.verb == "batch":
             return sum([len(step.get("body", b"")) + 1024 for _, step in self.arguments["steps"]])
         return 1024 if self.verb in GROWS else 0
+
+
+def verbs_in(ops: Sequence[Op]) -> set[str]:
+    """The verbs of some operations, and of those within them."""
+    found = {op.verb for op in ops}
+    if "many" in found:
+        found.update([part.verb for op in ops for part in op.parts()])
+    return found
+
+
+def portions(ops: Sequence[Op], most: int) -> list[list[Op]]:
+    """`ops` in portions of up to about `most` octets, in order."""
+    found: list[list[Op]] = []
+    octets = 0
+    for op in ops:
+        added = op.octets()
+        if not found or octets + added > most:
+            found.append([])
+            octets = 0
+        found[-1].append(op)
+        octets += added
+    return found

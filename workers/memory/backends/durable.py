@@ -31,6 +31,7 @@ from workers.memory import hits
 from workers.memory.backend import READS, Capabilities, Op, Watch
 from workers.memory.backends.lmdbtables import NAMES, LmdbTables
 from workers.memory.cache import Cache
+from workers.memory.operations import portions, verbs_in
 from workers.memory.records import DAMAGED, read_entry
 from workers.memory.repeats import Recent, Recorded
 from workers.memory.running import COUNTED, Ran, Tally, run_changes, run_reads
@@ -192,10 +193,11 @@ class LmdbBackend:
         """Run any operations; only in the process that writes."""
         results: list[Any] = []
         with self._writing:
-            self._hear(any([op.verb == "stats" for op in ops]))
-            for group in groups(ops):
+            stats = "stats" in verbs_in(ops)
+            self._hear(stats)
+            for group in portions(ops, GROUP):
                 results += self._execute(group)
-            return self._statistics.complete(ops, results, self.cache)
+            return self._statistics.complete(ops, results, self.cache) if stats else results
 
     def _execute(self, ops: Sequence[Op]) -> list[Any]:
         if not self._store.writing:
@@ -266,7 +268,7 @@ class LmdbBackend:
             overlay.clear()
         self._flush_at = 0.0
         self._committed = True
-        if any([op.verb == "configure" for whole in ops for op in whole.parts()]):
+        if "configure" in verbs_in(ops):
             self._learn_relaxed()
         if self._relaxed:
             self._remember_relaxed(ops, found.results)
@@ -293,7 +295,7 @@ class LmdbBackend:
     def _note(self, ran: Ran, ops: Sequence[Op], tables: Tables) -> None:
         """What was done is kept: tell the policy, the counters and those who watch."""
         self.cache.settle(ran.effects)
-        if any([op.verb in COUNTED for op in ops]):
+        if not COUNTED.isdisjoint(verbs_in(ops)):
             tally = Tally()
             tally.note(View(tables, 0), ops, ran.results)
             self.cache.hits(tally.slots)
@@ -405,17 +407,3 @@ class _Reading:
 
 
 TIDY_FEW = 64
-
-
-def groups(ops: Sequence[Op]) -> list[list[Op]]:
-    """`ops` in portions of one transaction each."""
-    found: list[list[Op]] = []
-    octets = 0
-    for op in ops:
-        added = op.octets()
-        if not found or octets + added > GROUP:
-            found.append([])
-            octets = 0
-        found[-1].append(op)
-        octets += added
-    return found
