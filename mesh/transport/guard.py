@@ -15,7 +15,7 @@ import struct
 from collections.abc import Sequence
 from typing import cast
 
-from mesh.transport.monitor import Connection, PeerWatch
+from mesh.transport.monitor import PeerWatch
 from mesh.transport.pump import Pump
 
 SUPPORTED = hasattr(net, "TCP_INFO")
@@ -49,12 +49,10 @@ class ByteGuard:
     """Ends connections that bring more than `limit` bytes without giving a whole message.
 
     The owner of the ROUTER calls `after` in each turn of its loop with what it received, and wakes
-    up for `next_at`. A connection that brought an eighth of the limit becomes a suspect: its bytes
-    are counted from there, and its next message clears it. One that passes the limit is cut at the
-    next look, if the ROUTER has been emptied in between and still gave nothing from it. So an
-    unfinished message holds 9/8 of the limit and what arrives in two looks, `interval` seconds or
-    less apart (more only with over 500 connections). Deliveries cost nothing while nobody is
-    suspect.
+    up for `next_at`. A connection that gave a message between two looks is counted anew from the
+    second. One that passes the limit is cut at the next look, if the ROUTER has been emptied in
+    between and still gave nothing from it. So an unfinished message holds the limit and what
+    arrives in three looks, `interval` seconds or less apart (more only with over 500 connections).
 
     `limit` must leave room for the largest message and what the kernel holds back (some 6 MiB).
     `cut` counts the connections ended.
@@ -70,52 +68,44 @@ class ByteGuard:
         self._limit = limit
         self._interval = interval
         self._accepted = 0
-        self._suspects: dict[int, Connection] = {}
-        self._over_since: dict[int, float] = {}
+        self._heard: set[object] = set()
         self._drained = False
 
     def after(self, messages: Sequence[Sequence[object]], now: float) -> None:
         """Take note of received messages, and look at the connections when it is time."""
-        if self._suspects:
-            self._clear(messages)
-            self._drained = self._drained or self._pump.drained
         if self._accepted != self._watch.accepted:
             self._accepted = self._watch.accepted
             if SUPPORTED:
                 self.next_at = min(self.next_at, now + self._interval)
+        if self.next_at == math.inf:
+            return
+        self._heard.update([message[0] for message in messages])
+        self._drained = self._drained or self._pump.drained
         if now >= self.next_at:
             self._look(now)
 
-    def _clear(self, messages: Sequence[Sequence[object]]) -> None:
-        sources = self._pump.sources
-        for message in messages:
-            connection = self._suspects.pop(sources.get(cast("bytes", message[0]), -1), None)
-            if connection is not None:
-                connection.baseline = connection.received
-
     def _look(self, now: float) -> None:
+        sources = self._pump.sources
+        heard = {sources.get(cast("bytes", peer)) for peer in self._heard}
         connections = [connection for connection in self._watch.connections() if connection.tcp]
-        suspects: dict[int, Connection] = {}
-        over_since: dict[int, float] = {}
+        suspects = 0
         for connection in connections:
-            fd = connection.fd
-            received = bytes_received(fd)
+            received = bytes_received(connection.fd)
             if received is None:
                 continue
-            connection.received = received
-            brought = received - connection.baseline
-            if self._suspects.get(fd) is connection:
-                if brought > self._limit:
-                    since = self._over_since.get(fd, now)
-                    if since < now and (self._drained or now - since > _PATIENCE):
-                        self.cut += self._watch.cut(connection)
-                        continue
-                    over_since[fd] = since
-                suspects[fd] = connection
-            elif brought > self._limit // 8:
-                # Most of it may have been delivered before anybody looked: start counting here.
+            if connection.fd in heard:
                 connection.baseline = received
-                suspects[fd] = connection
-        self._suspects, self._over_since, self._drained = suspects, over_since, False
+            brought = received - connection.baseline
+            suspects += brought > self._limit // 8
+            if brought <= self._limit:
+                connection.over_since = math.inf
+            elif connection.over_since == math.inf:
+                connection.over_since = now
+            elif self._drained or now - connection.over_since > _PATIENCE:
+                self.cut += self._watch.cut(connection)
+                connection.baseline = received  # until its end is reported
+                connection.over_since = math.inf
+        self._heard.clear()
+        self._drained = False
         every = max(self._interval, len(connections) * _PER_CONNECTION)
         self.next_at = now + (every / 2 if suspects else every) if connections else math.inf

@@ -9,6 +9,7 @@ here is unbounded and its owner calls `drain` in every turn of its loop.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket as net
 import struct
@@ -83,7 +84,7 @@ class _Monitor:
 class Connection:
     """One accepted connection of a ROUTER. Only its watch changes `open`, `settled` and `peers`."""
 
-    __slots__ = ("baseline", "fd", "open", "peers", "received", "settled", "tcp")
+    __slots__ = ("baseline", "fd", "open", "over_since", "peers", "settled", "tcp")
 
     def __init__(self, fd: int, tcp: bool) -> None:
         self.fd = fd
@@ -91,8 +92,8 @@ class Connection:
         self.open = True
         self.settled = False  # its end has been reported by `departed`
         self.peers: list[bytes] = []
-        self.received = 0  # bytes, as last sampled by the guard
-        self.baseline = 0  # bytes from where the guard counts
+        self.baseline = 0  # bytes received, from where the guard counts
+        self.over_since = math.inf  # when the guard saw it over the limit
 
 
 class PeerWatch(_Monitor):

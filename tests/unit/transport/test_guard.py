@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket as net
 import threading
 import time
@@ -108,6 +109,38 @@ def test_a_message_without_end_is_cut(
     assert honest.watch.up
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+def test_what_came_before_the_first_look_counts(
+    known: bool, listen: Listen, raw: Callable[[Bound], RawPeer]
+) -> None:
+    router = listen()
+    loop = Loop(router, 4 * MIB)
+    peer = raw(router)
+    router.watch.drain()
+    [connection] = router.watch.connections()
+    if known:
+        peer.send_frame(b"hello", more=False)
+    while loop.received < known or loop.guard.next_at == math.inf:
+        loop.turn()
+    looked_at = loop.guard.next_at
+    while loop.guard.next_at == looked_at:
+        loop.turn()
+    ends_at = time.monotonic() + 10
+    sent = 0
+    while sent < 8 * MIB:  # all of it between two looks, and nothing after it
+        peer.send_frame(b"x" * MIB, more=True)
+        sent += MIB
+    while (bytes_received(connection.fd) or 0) < sent and time.monotonic() < ends_at:
+        router.socket.poll(1)
+    while not loop.guard.cut:
+        assert time.monotonic() < ends_at
+        loop.turn()
+    while router.watch.connections():
+        assert time.monotonic() < ends_at
+        loop.turn()
+    assert loop.guard.cut == 1
+
+
 @pytest.mark.parametrize(("size", "count"), [(6 * MIB, 40), (2000, 60_000)])
 def test_honest_traffic_far_over_the_limit_is_left_alone(
     size: int, count: int, listen: Listen, dial: Dial
@@ -136,9 +169,12 @@ def test_a_slow_message_after_a_burst_is_left_alone(
     loop = Loop(router, 16 * MIB, interval=0.02)
     peer = raw(router)
     loop.turn()
+    before = loop.guard.next_at - 0.001
     for _ in range(30):  # delivered in full before the guard has another look
         peer.send_frame(b"x" * MIB, more=False)
-        loop.received += len(collect(router.pump, 1))
+        messages = collect(router.pump, 1)
+        loop.received += len(messages)
+        loop.guard.after(messages, before)
     assert loop.received == 30
     peer.send_head(100_000, more=False)
     for _ in range(10):
