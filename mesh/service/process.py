@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ def serve_here(
     Raises:
         ConfigError: that address is wrong, or in use.
     """
-    stopping = threading.Event()
+    stopping = Stopping()
     told: Monitor | None = None
     in_main = threading.current_thread() is threading.main_thread()
     before = _on_signals(stopping) if in_main else {}
@@ -198,12 +199,34 @@ def _announce(runtime: Runtime) -> None:
     sys.stdout.flush()
 
 
-def _on_signals(stopping: threading.Event) -> dict[int, Any]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)
-        stopping.set()
+class Stopping:
+    """Whether a signal has asked this process to stop. A second one ends it at once.
 
+    Not a threading.Event: a handler runs on the thread that waits, which may hold the lock of the
+    event at that moment, and would wait for itself for ever. A SimpleQueue is made for that.
+    """
+
+    def __init__(self) -> None:
+        self._signals: SimpleQueue[int] = SimpleQueue()
+        self._told = False
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        if self._told:
+            os._exit(128 + number)
+        self._told = True
+        self._signals.put(number)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for a signal; whether one has come. For the main thread."""
+        with contextlib.suppress(Empty):
+            if not self._told:
+                self._signals.get(timeout=timeout)
+        return self._told
+
+
+def _on_signals(stopping: Stopping) -> dict[int, Any]:
+    stop = stopping.on_signal
     before: dict[int, Any] = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
     # Ctrl-C reaches the whole process group; a supervisor turns it into one SIGTERM for each child.
     on_int = signal.SIG_IGN if _supervisor else stop
@@ -254,7 +277,7 @@ def _tell_together(address: str, folder: Path) -> int:
     from mesh.monitoring.http import Monitor
     from mesh.monitoring.together import Together
 
-    stopping = threading.Event()
+    stopping = Stopping()
     _on_signals(stopping)
     try:
         monitor = Monitor(address, Together(folder)).start()

@@ -18,12 +18,11 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
 from mesh.errors import ConfigError
+from mesh.service.process import Stopping
 from sage.service.memory.service import BACKENDS, MemoryService
 
 EXIT_CONFIG = 78
@@ -67,15 +66,9 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal; the exit status."""
     options = parser(os.environ).parse_args(arguments)
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)  # the processes follow, each in its own way
-        stopping.set()
-
+    stopping = Stopping()  # at once the second time: the processes follow, each in its own way
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, stopping.on_signal)
     try:
         if not options.port.isdecimal():
             raise ConfigError(f"SAGE_SERVICE_PORT={options.port!r} is not a number")
