@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ def hits(found: Mapping[str, Any]) -> Hits:
     """What a query has found as the service describes it."""
     total = found.get("total")
     return Hits(
-        [_hit(one, one.get) for one in found["hits"]],
+        [_hit(one) for one in found["hits"]],
         -1 if total is None else total,
         found.get("cursor") or b"",
         found.get("facets") or {},
@@ -121,7 +121,8 @@ def hits(found: Mapping[str, Any]) -> Hits:
     )
 
 
-def _hit(found: Mapping[str, Any], get: Callable[[str], Any]) -> Hit:
+def _hit(found: Mapping[str, Any]) -> Hit:
+    get = found.get
     text, vector = get("text"), get("vector")
     return Hit(
         found["id"],
