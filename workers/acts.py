@@ -38,6 +38,9 @@ class Operation(Protocol):
 
     call: CallId | None
 
+    def octets(self) -> int:
+        """How much it may add to a transaction."""
+
 
 OpT = TypeVar("OpT", bound=Operation)
 
@@ -117,6 +120,20 @@ def requests(planned: Planned[OpT], together: Callable[[list[OpT]], OpT]) -> lis
             digest = xxh3_128_digest(request.target.name.encode() + b"\0" + content)
             op.call = (request.incarnation, request.sequence, digest)
         found.append(op)
+    return found
+
+
+def portions(ops: Sequence[OpT], most: int) -> list[list[OpT]]:
+    """`ops` in portions of up to about `most` octets, in order: one transaction each."""
+    found: list[list[OpT]] = []
+    octets = 0
+    for op in ops:
+        added = op.octets()
+        if not found or octets + added > most:
+            found.append([])
+            octets = 0
+        found[-1].append(op)
+        octets += added
     return found
 
 

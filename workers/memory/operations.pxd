@@ -17,5 +17,3 @@ cdef class Op:
 
 @cython.locals(op=Op, part=Op)
 cpdef set verbs_in(ops)
-@cython.locals(op=Op, octets=cython.longlong, added=cython.longlong, found=list)
-cpdef list portions(ops, long long most)

@@ -71,17 +71,3 @@ def verbs_in(ops: Sequence[Op]) -> set[str]:
     if "many" in found:
         found.update([part.verb for op in ops for part in op.parts()])
     return found
-
-
-def portions(ops: Sequence[Op], most: int) -> list[list[Op]]:
-    """`ops` in portions of up to about `most` octets, in order."""
-    found: list[list[Op]] = []
-    octets = 0
-    for op in ops:
-        added = op.octets()
-        if not found or octets + added > most:
-            found.append([])
-            octets = 0
-        found[-1].append(op)
-        octets += added
-    return found

@@ -18,7 +18,7 @@ from typing import Any, Final
 import lmdb
 
 from mesh.errors import CallError, DataCorrupted, MeshError, StoreError
-from workers.acts import pack, unpack
+from workers.acts import pack, portions, unpack
 from workers.search.asked import Answer
 from workers.search.change import SLICE, Change, Fresh
 from workers.search.indexing import Indexer
@@ -163,7 +163,7 @@ class SearchEngine:
     def execute(self, ops: Sequence[Op]) -> list[Any]:
         """Run operations that write; only in the process that does."""
         results: list[Any] = []
-        for group in groups(ops):
+        for group in portions(ops, GROUP):
             results += self._execute(group)
         waited = [{part.collection for part in op.parts() if part.wait} for op in ops]
         unseen: dict[str, Exception] = {}
@@ -305,19 +305,3 @@ def _changed(change: Change, op: Op) -> Any:
         return getattr(change, op.verb)(op.collection, **op.arguments)
     except CallError as error:
         return error
-
-
-def groups(ops: Sequence[Op]) -> list[list[Op]]:
-    """`ops` in portions of one transaction each."""
-    found: list[list[Op]] = []
-    octets = 0
-    for op in ops:
-        added = sum([
-            len(one.body) for part in op.parts() for one in part.arguments.get("documents", ())
-        ])  # fmt: skip
-        if not found or octets + added > GROUP:
-            found.append([])
-            octets = 0
-        found[-1].append(op)
-        octets += added
-    return found

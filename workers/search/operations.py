@@ -28,6 +28,12 @@ class Op:
         found: Sequence[Op] = self.arguments["ops"] if self.verb == "many" else (self,)
         return found
 
+    def octets(self) -> int:
+        """How much it brings."""
+        return sum([
+            len(one.body) for part in self.parts() for one in part.arguments.get("documents", ())
+        ])  # fmt: skip
+
 
 def together(ops: list[Op]) -> Op:
     """Some operations as one request."""

@@ -17,9 +17,10 @@ import lmdb
 
 from mesh.errors import DataCorrupted, StoreError, StoreFull
 from mesh.protocol.storage import PART, part_digest
+from workers.acts import portions
 from workers.storage.change import GRACE, Change
 from workers.storage.files import Files
-from workers.storage.operations import RELEASES, Op, Watch, groups
+from workers.storage.operations import GROUP, RELEASES, Op, Watch
 from workers.storage.records import ROW, TABLES, Bucket
 from workers.storage.running import read_all, run_all
 from workers.storage.view import View
@@ -196,7 +197,7 @@ class LmdbEngine:
         """Run any operations; only in the process that writes."""
         results: list[Any] = []
         with self._writing:
-            for group in groups(ops):
+            for group in portions(ops, GROUP):
                 results += self._execute(group)
         return results
 

@@ -11,6 +11,3 @@ cdef class Op:
     cpdef parts(self)
     @cython.locals(part=Op)
     cpdef long long octets(self)
-
-@cython.locals(op=Op, octets=cython.longlong, added=cython.longlong)
-cpdef list groups(ops)

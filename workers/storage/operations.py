@@ -62,20 +62,6 @@ class Op:
         return len(given.get("data") or b"")
 
 
-def groups(ops: Sequence[Op]) -> list[list[Op]]:
-    """`ops` in portions of one transaction each."""
-    found: list[list[Op]] = []
-    octets = 0
-    for op in ops:
-        added = op.octets()
-        if not found or octets + added > GROUP:
-            found.append([])
-            octets = 0
-        found[-1].append(op)
-        octets += added
-    return found
-
-
 def together(ops: list[Op]) -> Op:
     """Some operations as one request."""
     return Op("many", "", {"ops": ops})

@@ -27,11 +27,12 @@ from mesh.errors import (
     StoreFull,
 )
 from mesh.protocol.memory import MAX_VALUE
+from workers.acts import portions
 from workers.memory import hits
 from workers.memory.backend import READS, Capabilities, Op, Watch
 from workers.memory.backends.lmdbtables import NAMES, LmdbTables
 from workers.memory.cache import Cache
-from workers.memory.operations import portions, verbs_in
+from workers.memory.operations import verbs_in
 from workers.memory.records import DAMAGED, read_entry
 from workers.memory.repeats import Recent, Recorded
 from workers.memory.running import COUNTED, Ran, Tally, run_changes, run_reads
