@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from mesh.errors import (
     BrokerLost,
@@ -20,7 +20,12 @@ from mesh.errors import (
 )
 from mesh.resilience.backoff import backoff
 
+if TYPE_CHECKING:
+    from mesh.client.aio import AsyncCaller
+    from mesh.client.sync import Caller
+
 T = TypeVar("T")
+CallerT = TypeVar("CallerT", "Caller", "AsyncCaller")
 
 # What ends a stream or a transfer although the service is there, or will be again.
 RESUMED = (
@@ -70,6 +75,12 @@ class Patience:
             raise error
         self.failures += 1
         return backoff(self.failures - 1, self.rng, cap=1.0)
+
+
+def caller_for(request: Request[Any], caller: CallerT, safe: CallerT) -> CallerT:
+    """Who makes the call: `safe` what may run twice, `caller` the rest, in the time that it has."""
+    chosen = safe if request.safe else caller
+    return chosen if request.timeout is None else chosen.options(timeout=request.timeout)
 
 
 def explain(error: CallError, service: str, how_to_start: str) -> NoReturn:

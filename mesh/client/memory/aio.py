@@ -17,6 +17,7 @@ from mesh.client.memory import calls, plans
 from mesh.client.memory.plans import Compute, Later, Lease, Pause, Plan, Wanted
 from mesh.client.memory.requests import Change, Request, instead
 from mesh.client.memory.steps import Steps
+from mesh.client.verbs import caller_for
 from mesh.errors import CallError
 from mesh.protocol import memory as limits
 
@@ -185,9 +186,7 @@ class AsyncMemory:
         return request.read(await self._call(request))
 
     def _call(self, request: Request[Any]) -> Coroutine[Any, Any, Any]:
-        caller = self._safe if request.safe else self._caller
-        if request.timeout is not None:
-            caller = caller.options(timeout=request.timeout)
+        caller = caller_for(request, self._caller, self._safe)
         return caller.call(f"memory.{request.verb}", *request.args, **request.kwargs)
 
     async def _follow(self, plan: Plan[T]) -> T:

@@ -24,7 +24,7 @@ from mesh.client.search.embedding import Embed, packed_all
 from mesh.client.search.loading import Await, Batch, Begin, Incoming, Pause, Take
 from mesh.client.search.plans import Compute, Plan
 from mesh.client.search.requests import HOW_TO_START, SERVICE, Hit, Loaded
-from mesh.client.verbs import Patience, Request, explain
+from mesh.client.verbs import Patience, Request, caller_for, explain
 from mesh.errors import CallError
 from mesh.protocol import search as limits
 
@@ -190,7 +190,7 @@ class AsyncSearch:
             explain(last, SERVICE, HOW_TO_START)
 
     async def _ask(self, request: Request[T]) -> T:
-        caller = self._safe if request.safe else self._caller
+        caller = caller_for(request, self._caller, self._safe)
         try:
             answer = await caller.call(f"search.{request.verb}", *request.args, **request.kwargs)
         except CallError as error:

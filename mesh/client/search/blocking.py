@@ -14,7 +14,7 @@ from mesh.client.search.embedding import Embed, packed_all
 from mesh.client.search.loading import Await, Begin, Pause, Take
 from mesh.client.search.plans import Compute, Plan
 from mesh.client.search.requests import HOW_TO_START, SERVICE, Hit, Loaded
-from mesh.client.verbs import Patience, Request, explain
+from mesh.client.verbs import Patience, Request, caller_for, explain
 from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import search as limits
 
@@ -201,7 +201,7 @@ class Search:
 
     def _ask(self, request: Request[T]) -> T:
         try:
-            found = self._caller_of(request).call(
+            found = caller_for(request, self._caller, self._safe).call(
                 f"search.{request.verb}", *request.args, **request.kwargs
             )
         except CallError as error:
@@ -216,14 +216,11 @@ class Search:
 
     def _begin(self, request: Request[Any]) -> Pending[Any]:
         try:
-            return self._caller_of(request).submit(
+            return caller_for(request, self._caller, self._safe).submit(
                 f"search.{request.verb}", *request.args, **request.kwargs
             )
         except CallError as error:
             explain(error, SERVICE, HOW_TO_START)
-
-    def _caller_of(self, request: Request[Any]) -> Caller:
-        return self._safe if request.safe else self._caller
 
     def _vectors(self, step: Compute) -> list[bytes]:
         by = step.by

@@ -28,7 +28,7 @@ from mesh.client.storage.plans import (
 )
 from mesh.client.storage.requests import HOW_TO_START, SERVICE, Change, Item, ObjectInfo
 from mesh.client.storage.steps import Steps
-from mesh.client.verbs import Patience, Request, explain
+from mesh.client.verbs import Patience, Request, caller_for, explain
 from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import storage as limits
 
@@ -277,9 +277,7 @@ class AsyncStorage:
             explain(last, SERVICE, HOW_TO_START)
 
     async def _ask(self, request: Request[T]) -> T:
-        caller = self._safe if request.safe else self._caller
-        if request.timeout is not None:
-            caller = caller.options(timeout=request.timeout)
+        caller = caller_for(request, self._caller, self._safe)
         try:
             answer = await caller.call(f"storage.{request.verb}", *request.args, **request.kwargs)
         except CallError as error:

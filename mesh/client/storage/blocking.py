@@ -23,7 +23,7 @@ from mesh.client.storage.requests import (
     ObjectInfo,
 )
 from mesh.client.storage.steps import Steps
-from mesh.client.verbs import Patience, Request, explain
+from mesh.client.verbs import Patience, Request, caller_for, explain
 from mesh.errors import CallError, InvalidArgument
 from mesh.protocol import storage as limits
 
@@ -295,7 +295,7 @@ class Storage:
 
     def _ask(self, request: Request[T]) -> T:
         try:
-            found = self._caller_of(request).call(
+            found = caller_for(request, self._caller, self._safe).call(
                 f"storage.{request.verb}", *request.args, **request.kwargs
             )
         except CallError as error:
@@ -309,12 +309,8 @@ class Storage:
             explain(error, SERVICE, HOW_TO_START)
 
     def _begin(self, request: Request[Any]) -> Pending[Any]:
-        caller = self._caller_of(request)
+        caller = caller_for(request, self._caller, self._safe)
         return caller.submit(f"storage.{request.verb}", *request.args, **request.kwargs)
-
-    def _caller_of(self, request: Request[Any]) -> Caller:
-        caller = self._safe if request.safe else self._caller
-        return caller if request.timeout is None else caller.options(timeout=request.timeout)
 
     def _send(self, to: sending.Sending) -> int | None:
         try:
